@@ -309,7 +309,7 @@ pub struct BackendView {
     pub origin: String,
     /// Its share of new connections, relative to other backends.
     pub weight: u16,
-    /// The weight that the balancer uses now: smaller than `weight` during a slow start.
+    /// The weight that choices use now: smaller than `weight` during a slow start. With `approximate`, that of the kernel's rules.
     pub effective_weight: f64,
     /// Whether it serves only when no primary can.
     pub backup: bool,

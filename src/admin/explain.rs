@@ -5,6 +5,7 @@
 
 use super::State;
 use super::api::{self, Acceptance};
+use super::figures;
 use super::http::Response;
 use super::routes::Call;
 use crate::admission::{AdmissionPreview, ConnectionLimit, NoRoom};
@@ -13,6 +14,7 @@ use crate::clock;
 use crate::config::model::NoBackend;
 use crate::inspect::Forwards;
 use crate::policy::balance::Client;
+use crate::policy::balance::approximation::compares_times;
 use crate::policy::limit::Reason;
 use crate::pool::{Explanation, Listener, PickError, Pool, Snapshot, Target};
 use crate::proto::sniff::{Hello, Protocol, Protocols, Sniffed, name};
@@ -42,6 +44,9 @@ pub fn explain(state: &State, call: &Call<'_>) -> Response {
         let mut explained = of(&listener, client, sniffed.as_ref(), state.published.connection_limit(), draining, now);
         if listener.settings.is_of_kernel() {
             in_kernel(&mut explained, state.workers.forwards(&listener.name, client, port));
+            if listener.pool.settings.approximate {
+                approximate(&mut explained, &listener.pool);
+            }
         }
         let reasons: Vec<&str> = explained.reason.as_deref().into_iter().chain(assumption).collect();
         explained.reason = (!reasons.is_empty()).then(|| reasons.join("; "));
@@ -67,6 +72,19 @@ fn in_kernel(explained: &mut api::Explained, forwards: Option<Forwards>) {
         candidate.share = (served && !shares.is_empty()).then_some(share);
     });
     explained.pick = backend.filter(|_| served);
+}
+
+/// Weights that follow load stand for the algorithm: adds those that the kernel's rules have.
+fn approximate(explained: &mut api::Explained, pool: &Pool) {
+    explained.approximate = true;
+    for candidate in explained.candidates.iter_mut().filter(|candidate| candidate.usable) {
+        let Some(member) = pool.named(&candidate.backend) else { continue };
+        let weight = figures::weight(pool.effective_weight(member));
+        candidate.why.push_str(&format!(", its weight for the kernel is {weight}"));
+        if let Some(time) = member.backend.probe_us().filter(|_| compares_times(pool.settings.algorithm)) {
+            candidate.why.push_str(&format!(", its probes take {:.1} ms", f64::from(time) / 1e3));
+        }
+    }
 }
 
 /// The client's address, with or without a port.
@@ -184,6 +202,7 @@ fn of(
         route: route.map(|label| label.to_string()),
         pool: pool.settings.name.clone(),
         algorithm: pool.settings.algorithm.name.to_owned(),
+        approximate: false,
         pick: pick.filter(|_| served).map(|member| member.backend.name.clone()),
         candidates: candidates.collect(),
     }

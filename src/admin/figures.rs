@@ -62,7 +62,7 @@ pub const BACKENDS: &[Column<BackendView>] = &[
     text("backend", |backend| Some(backend.name.clone())),
     text("address", |backend| Some(backend.address.clone())),
     text("state", |backend| Some(format!("{}{}", backend.state, if backend.backup { " (backup)" } else { "" }))),
-    number("weight", |backend| Some(backend.weight.to_string())),
+    number("weight", |backend| Some(both_weights(backend))),
     number("active", |backend| Some(active(backend))),
     number("total", |backend| Some(backend.connections_total.to_string())),
     number("failed", |backend| Some(backend.connect_failures_total.to_string())),
@@ -290,8 +290,12 @@ pub fn remarks(backend: &BackendView) -> Vec<String> {
         1 => Some("1 connect failed in the last minute".to_owned()),
         count => Some(format!("{count} connects failed in the last minute")),
     };
-    let slowly = backend.effective_weight < f64::from(backend.weight);
-    let weight = slowly.then(|| format!("weight {} of {}", rate(backend.effective_weight), backend.weight));
+    let now = weight(backend.effective_weight);
+    let weight = match backend.effective_weight - f64::from(backend.weight) {
+        differs if differs.abs() < 0.01 => None,
+        less if less < 0.0 => Some(format!("weight {now} of {}", backend.weight)),
+        _ => Some(format!("weight {now} instead of {}", backend.weight)),
+    };
     let resets = backend.resets.map(|resets| resets.to_string());
     let addresses = backend.addresses.iter().filter(|address| backend.addresses.len() > 1 && address.state != "up");
     let addresses = addresses.map(|BackendAddress { address, state, last_result, .. }| {
@@ -305,6 +309,19 @@ pub fn remarks(backend: &BackendView) -> Vec<String> {
 /// `12/200`, or `12` without a limit.
 pub fn conns(active: u64, limit: Option<u64>) -> String {
     limit.map_or_else(|| active.to_string(), |limit| format!("{active}/{limit}"))
+}
+
+/// `5`, or `5 (now 2.5)`.
+pub fn both_weights(backend: &BackendView) -> String {
+    let differs = (backend.effective_weight - f64::from(backend.weight)).abs() >= 0.01;
+    let now = || format!("{} (now {})", backend.weight, weight(backend.effective_weight));
+    if differs { now() } else { backend.weight.to_string() }
+}
+
+/// With decimals only where they say something.
+pub fn weight(weight: f64) -> String {
+    let text = format!("{weight:.2}");
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
 /// With a decimal only where that says something.

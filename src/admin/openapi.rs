@@ -254,7 +254,7 @@ fn schemas() -> Value {
         })),
         "Explained": body(&["listener", "verdict", "pool", "algorithm", "pick", "candidates"], json!({
             "listener": text, "verdict": { "type": "string", "enum": ["accept", "refuse"] }, "reason": text,
-            "route": text, "pool": text, "algorithm": text, "pick": maybe_text, "candidates": many("Candidate"),
+            "route": text, "pool": text, "algorithm": text, "approximate": flag, "pick": maybe_text, "candidates": many("Candidate"),
         })),
         "Candidate": body(&["backend", "usable", "why", "weight", "active"], json!({
             "backend": text, "usable": flag, "why": text, "weight": weight, "active": count,

@@ -157,7 +157,8 @@ impl Workers {
 
     /// Backends may be used that might not be before, or the reverse.
     pub fn usable(&self) {
-        self.kernel.iter().for_each(|kernel| kernel.orders.put(engine::Orders::default()));
+        let order = || engine::Orders { usable: true, ..engine::Orders::default() };
+        self.kernel.iter().for_each(|kernel| kernel.orders.put(order()));
     }
 
     /// Whether the successor that is about to take over keeps the kernel's rules.

@@ -139,7 +139,12 @@ pub fn all_fit(model: &Model) -> Result<(), Vec<String>> {
     let pools = by_name(&model.pools);
     let of_kernel = model.kernel_listeners();
     let of_kernel = of_kernel.flat_map(|it| in_kernel::of_both(it, pools.get(it.pool.as_str()).copied()));
-    let mut wrong: Vec<String> = wrong.chain(of_kernel).collect();
+    let used: HashSet<&str> = model.kernel_listeners().map(|listener| listener.pool.as_str()).collect();
+    let approximate = model.pools.iter().filter_map(|pool| {
+        let (key, why) = in_kernel::of_approximate(pool, used.contains(pool.name.as_str()))?;
+        Some(format!("pool {}: {key}: {why}", pool.name))
+    });
+    let mut wrong: Vec<String> = wrong.chain(of_kernel).chain(approximate).collect();
     // A pool of several listeners is noted once.
     let mut seen = HashSet::new();
     wrong.retain(|line| seen.insert(line.clone()));

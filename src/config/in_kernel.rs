@@ -4,10 +4,11 @@
 //! setting that would need one of these is refused by its key. Its default is not refused. The callers add the place: a line of
 //! the file, a backend of a call, an entry of a source.
 
-use super::model::{Backend, Listener, Pool};
+use super::model::{Backend, HealthKind, Listener, Pool};
 use super::settings::{self, BACKEND, LISTENER, POOL, Section};
 use super::words;
 use crate::base::{Address, Listen};
+use crate::policy::balance::approximation;
 use std::net::IpAddr;
 
 /// The algorithms that a table of the kernel can stand for.
@@ -44,9 +45,33 @@ fn of_bind(listen: &Listen) -> Option<String> {
 /// What is wrong with the settings of a pool that such a listener leads to; its backends are not looked at.
 pub fn of_pool(pool: &Pool) -> Vec<Refusal> {
     let (known, name) = (words::alternatives(&ALGORITHMS), pool.algorithm.name);
-    let why = || ("algorithm", format!("expected {known} for a listener with engine = \"kernel\", got `{name}`"));
-    let algorithm = (!ALGORITHMS.contains(&name)).then(why);
+    let follows = approximation::ALGORITHMS.contains(&name);
+    let hint = if follows { ", which needs approximate = true" } else { "" };
+    let why = || ("algorithm", format!("expected {known} for a listener with engine = \"kernel\", got `{name}`{hint}"));
+    let is_known = ALGORITHMS.contains(&name) || follows && pool.approximate;
+    let algorithm = (!is_known).then(why);
     algorithm.into_iter().chain(proxy_only(&POOL, pool)).collect()
+}
+
+/// Why `approximate` of a pool would do nothing. `is_used`: a listener of the kernel leads to the pool.
+pub fn of_approximate(pool: &Pool, is_used: bool) -> Option<Refusal> {
+    let name = pool.algorithm.name;
+    let why = match (approximation::ALGORITHMS.contains(&name), is_used) {
+        _ if !pool.approximate => return None,
+        (false, _) => {
+            let known = words::alternatives(&approximation::ALGORITHMS);
+            format!("expected {known} as the algorithm beside it, got `{name}`, which does not follow load")
+        }
+        (true, false) => {
+            "expected a listener with engine = \"kernel\" that leads to the pool: those of the proxy follow load as they are"
+                .to_owned()
+        }
+        (true, true) if approximation::compares_times(pool.algorithm) && pool.health.kind == HealthKind::Off => {
+            "expected probes beside least-time, whose times it compares, and health.kind is \"off\"".to_owned()
+        }
+        (true, true) => return None,
+    };
+    Some(("approximate", why))
 }
 
 /// What is wrong with a backend of such a pool.
@@ -114,6 +139,7 @@ fn refused(why: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use crate::config::check;
     use crate::config::file;
     use crate::config::model::Model;
     use crate::config::text;
@@ -142,6 +168,7 @@ mod tests {
             ("[[listener.route]]\nsource = ['10.0.0.0/8']\npool = 'pool'", "", "", "route"),
             ("", "algorithm = 'first'", "", "algorithm"),
             ("", "algorithm = 'least-connections'", "", "algorithm"),
+            ("", "algorithm = 'sticky-round-robin'", "", "algorithm"),
             ("", "send_proxy = 'v2'", "", "send_proxy"),
             ("", "no_backend = 'wait 1s'", "", "no_backend"),
             ("", "connect_timeout = '1s'", "", "connect_timeout"),
@@ -165,12 +192,43 @@ mod tests {
     }
 
     #[test]
+    fn approximate_is_refused_where_it_would_do_nothing() {
+        let proxy = "[[listener]]\nbind = ['10.0.0.1:80']\n[[pool]]\nalgorithm = 'least-connections'\napproximate = true\n\
+                     [[pool.backend]]\naddress = '10.0.0.2:80'\n";
+        let said = file::parse(proxy, "f").map(|parsed| parsed.model).map_err(|mistakes| mistakes.0).unwrap_err();
+        let want = "f:5: approximate: expected a listener with engine = \"kernel\" that leads to the pool";
+        assert!(said.len() == 1 && said[0].starts_with(want), "{said:?}");
+        for (pool, want) in [
+            ("", "got `weighted-round-robin`, which does not follow load"),
+            ("algorithm = 'maglev'", "got `maglev`, which does not follow load"),
+            ("algorithm = 'least-time'\nhealth = { kind = 'off' }", "health.kind is \"off\""),
+        ] {
+            let text = format!(
+                "[[listener]]\nname = 'web'\nengine = 'kernel'\nbind = ['10.0.0.1:80']\n[[pool]]\napproximate = true\n{pool}\n\
+                 [[pool.backend]]\naddress = '10.0.0.2:80'\n"
+            );
+            let said = file::parse(&text, "f").map(|parsed| parsed.model).map_err(|mistakes| mistakes.0).unwrap_err();
+            assert!(said.len() == 1 && said[0].contains("approximate: ") && said[0].contains(want), "{said:?}");
+        }
+        // One listener of the kernel is enough, and the model says so too.
+        let both =
+            proxy.replace("[[pool]]", "[[listener]]\nname = 'k'\nengine = 'kernel'\nbind = ['10.0.0.1:81']\n[[pool]]");
+        let mut model = file::parse(&both, "f").unwrap().model;
+        assert_eq!(check::all_fit(&model), Ok(()));
+        model.listeners.retain(|listener| !listener.is_of_kernel());
+        let said = check::all_fit(&model).unwrap_err();
+        assert!(said.len() == 1 && said[0].starts_with("pool default: approximate: "), "{said:?}");
+    }
+
+    #[test]
     fn the_defaults_and_what_the_kernel_can_do_are_accepted() {
         for (listener, pool, backend) in [
             ("", "", ""),
             ("bind = [':80', '[::]:81', '10.0.0.1:5000-5010', 'name:82']", "", ""),
             ("deny = ['192.0.2.0/24']\nmax_connections_per_source = 3\nconnection_rate_per_source = '3/s'", "", ""),
             ("", "connect_timeout = '5s'\nidle_timeout = '1h'\nno_backend = 'reset'\nconnect_attempts = 3", ""),
+            ("", "algorithm = 'power-of-two'\napproximate = true", ""),
+            ("", "algorithm = 'least-time'\napproximate = true", ""),
             ("", "algorithm = 'maglev'\non_down = 'reset'\non_remove = 'drain 3s'\nall_down = 'try-all'", ""),
             ("", "source = '10.0.0.1'", "weight = 3\nbackup = true\nsend_proxy = 'off'"),
             ("", "", "address = 'name:80'"),

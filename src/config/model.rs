@@ -422,6 +422,8 @@ pub struct Pool {
     pub name: String,
     /// The balancing algorithm.
     pub algorithm: &'static Algorithm,
+    /// Whether listeners of the kernel follow load by weights that change.
+    pub approximate: bool,
     /// How long one connection attempt may take.
     pub connect_timeout: Duration,
     /// The most different backends that are tried before the client is reset; at least one.
@@ -469,6 +471,7 @@ impl Pool {
         Pool {
             name: self.name.clone(),
             algorithm: self.algorithm,
+            approximate: self.approximate,
             connect_timeout: self.connect_timeout,
             connect_attempts: self.connect_attempts,
             idle_timeout: self.idle_timeout,
@@ -498,6 +501,7 @@ impl Default for Pool {
         Pool {
             name: defaults::NAME.to_owned(),
             algorithm: &balance::DEFAULT,
+            approximate: false,
             connect_timeout: Duration::from_secs(5),
             connect_attempts: 3,
             idle_timeout: Duration::from_secs(3600),

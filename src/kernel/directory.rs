@@ -1,5 +1,6 @@
 //! What the numbers in the kernel's table of connections stand for: which backend a mark is, and which listener has an address.
 
+use super::approximation;
 use super::marks::Mark;
 use super::table::{Bind, ChainId, Family, Label, Pick, Rules, Table};
 use crate::clock;
@@ -20,6 +21,8 @@ pub(super) struct Directory {
     choices: HashMap<(Label, Family), Choosing>,
     /// The backends to which the rules lead no client, whatever their health.
     unled: Vec<Arc<Backend>>,
+    /// The weights of a pool follow loads.
+    follows_load: bool,
 }
 
 /// How a client of a listener is led to a mark.
@@ -90,12 +93,19 @@ impl Directory {
             Some(((chain.label.clone(), id.family), choosing))
         });
         let (_, unled) = by_state(snapshot);
-        Directory { marks: marks.collect(), leaving, listeners: binds.collect(), choices: choices.collect(), unled }
+        let follows_load = approximation::pools(snapshot).next().is_some();
+        let (marks, listeners, choices) = (marks.collect(), binds.collect(), choices.collect());
+        Directory { marks, leaving, listeners, choices, unled, follows_load }
     }
 
     /// The backends to which the rules lead no client, whatever their health.
     pub(super) fn unled(&self) -> &[Arc<Backend>] {
         &self.unled
+    }
+
+    /// Do the weights of a pool follow loads? Then these are counted each second, as far as that is possible.
+    pub(super) fn follows_load(&self) -> bool {
+        self.follows_load
     }
 
     /// Is there no mark?

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | another snapshot, other health bits | the difference between the installed table and the wanted one is one transaction of nft |
 //! | the same while nft runs | they are merged, and are the next transaction |
+//! | loads were counted | with `approximate`, weights follow them ([`super::approximation`]) |
 //! | reset connections | once the rules are right, the entries of their marks are deleted |
 //! | keep the rules (`keep`) | what is installed is read, and becomes what is wanted: connections and their marks stay |
 //! | the process takes no new clients ([`End::Close`]) | no address leads to a chain any more; all else stays, so that connections go on |
@@ -24,6 +25,7 @@
 //!
 //! The thread waits for nft, and at the start for probes. Control waits for a transaction as it waits for workers: in bounded time.
 
+use super::approximation::Approximation;
 use super::directory::{Directory, by_state};
 use super::entries::{Counter, Desk, GRACE, Which};
 use super::helper::{Failure, Helper};
@@ -80,6 +82,10 @@ pub struct Orders {
     pub adopt: Option<Adopt>,
     /// The connections to reset.
     pub reset: ResetOrder,
+    /// Health bits have changed.
+    pub usable: bool,
+    /// Loads have been counted.
+    pub counted: bool,
     /// The marks of backends that have left, and without connections.
     pub unused: Vec<Mark>,
     /// The helper of this number does not answer about connections: another one is to take its place.
@@ -116,6 +122,8 @@ impl Merge for Orders {
     fn merge(&mut self, later: Orders) {
         self.adopt = later.adopt.or(self.adopt.take());
         self.reset.extend(later.reset);
+        self.usable |= later.usable;
+        self.counted |= later.counted;
         if !later.unused.is_empty() {
             self.unused = later.unused;
         }
@@ -206,6 +214,7 @@ impl Prepared {
             heartbeat: heartbeat.clone(),
             snapshot,
             directory: Arc::default(),
+            approximation: Approximation::default(),
             keeps,
             has_adopted: false,
             done: Vec::new(),
@@ -286,6 +295,7 @@ struct Keeper {
     heartbeat: Heartbeat,
     snapshot: Arc<Snapshot>,
     directory: Arc<Directory>,
+    approximation: Approximation,
     /// This process keeps the rules.
     keeps: bool,
     /// It has made the rules right once.
@@ -326,10 +336,12 @@ impl Keeper {
                 is_due |= self.is_lost();
             }
             let Some(orders) = self.access.orders.take() else { continue };
-            let Orders { adopt, reset, unused, renew, keep, end, ended, stop } = orders;
+            let Orders { adopt, reset, usable, counted, unused, renew, keep, end, ended, stop } = orders;
+            let mut wants_other = usable || keep || renew.is_some() || !reset.is_empty() || !unused.is_empty();
             if let Some(Adopt { snapshot, done }) = adopt {
                 // It may be the remedy, and a caller waits for the outcome.
                 is_due = true;
+                self.approximation.adopt(&snapshot);
                 self.snapshot = snapshot;
                 self.rules.try_all();
                 self.done.extend(done);
@@ -353,8 +365,12 @@ impl Keeper {
             if stop {
                 break;
             }
+            if counted && self.keeps && self.retry.is_none() && self.rules.is_known() {
+                wants_other |= self.approximation.follow(&self.snapshot, Instant::now());
+            }
             // After a failure, only the pause ends. Rules of listeners that are refused hold up no others.
-            is_due |= self.retry.is_none() || self.rules.has_refused() && self.rules.is_known();
+            let may_change = self.retry.is_none() || self.rules.has_refused() && self.rules.is_known();
+            is_due |= wants_other && may_change;
         }
         self.heartbeat.end();
     }
@@ -443,11 +459,15 @@ impl Keeper {
 
     /// Makes the rules what is wanted. `open`: new connections are let in.
     fn bring(&mut self, open: bool) -> Result<(), Failure> {
+        let began = Instant::now();
         self.expect_clients();
-        let Brought { table, changes, took, refused } = self.rules.bring(&wanted::of(&self.snapshot, open))?;
+        let wanted = wanted::of(&self.snapshot, open, &self.approximation);
+        let Brought { table, changes, took, refused } = self.rules.bring(&wanted)?;
         if changes > 0 {
             self.published.kernel().changed(changes, took);
+            self.approximation.took(began.elapsed(), Instant::now());
         }
+        self.approximation.publish(&self.snapshot);
         self.know(&table);
         refused.map_or(Ok(()), Err)
     }

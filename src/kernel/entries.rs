@@ -292,9 +292,11 @@ impl Counter {
         ended + pause(cpu, self.needs_fresh())
     }
 
-    /// Whether counts are needed each second: a drain waits for its end, or what was shown last is known to be wrong.
+    /// Whether counts are needed each second: weights follow them, a drain waits for its end, or what was shown last is known to be
+    /// wrong.
     fn needs_fresh(&self) -> bool {
-        self.is_outdated || self.directory.unled().iter().any(|backend| backend.awaits_count())
+        let directory = &self.directory;
+        self.is_outdated || directory.follows_load() || directory.unled().iter().any(|backend| backend.awaits_count())
     }
 
     fn count(&mut self) {
@@ -318,6 +320,9 @@ impl Counter {
         }
         (self.looked, self.is_outdated) = ((Instant::now(), figures.cpu), false);
         self.add(&figures);
+        if self.directory.follows_load() {
+            self.orders.put(engine::Orders { counted: true, ..engine::Orders::default() });
+        }
         self.note_unled();
         self.note_table(&figures);
     }

@@ -13,6 +13,7 @@
 //! | [`engine`] | thread: keeps the rules as the newest snapshot wants them |
 //! | `rules` | reads the rules and makes them what is wanted, by way of the helper |
 //! | `wanted` | what a snapshot and the health bits want |
+//! | `approximation` | weights that follow loads, for pools with `approximate` |
 //! | `entries` | thread: counts, lists and deletes the entries of connections |
 //! | `directory` | what marks and addresses of entries stand for |
 //! | `lacks` | what the system lacks |
@@ -20,6 +21,7 @@
 //! | [`helper`] | the process that keeps CAP_NET_ADMIN: it runs `nft`, and asks conntrack |
 //! | `tally` | connections and bytes of each backend, from what conntrack shows |
 
+mod approximation;
 pub mod change;
 mod directory;
 pub mod engine;

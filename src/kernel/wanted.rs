@@ -1,5 +1,6 @@
 //! What the newest snapshot and the health bits of this moment want of the kernel.
 
+use super::approximation::Approximation;
 use super::table::{Bind, Limits, Pick};
 use super::{Wanted, WantedListener, WantedMember, WantedPool};
 use crate::base::Tick;
@@ -10,12 +11,12 @@ use crate::pool::{AddressState, AdminState, Listener, Member, Pool, Snapshot};
 use std::collections::HashSet;
 
 /// The listeners whose connections the kernel carries, and their pools. `open`: they take new clients.
-pub(super) fn of(snapshot: &Snapshot, open: bool) -> Wanted<'_> {
+pub(super) fn of<'a>(snapshot: &'a Snapshot, open: bool, approximation: &Approximation) -> Wanted<'a> {
     let listeners: Vec<_> = snapshot.listeners.iter().filter(|listener| listener.settings.is_of_kernel()).collect();
     let used: HashSet<&str> = listeners.iter().map(|listener| listener.settings.pool.as_str()).collect();
     let now = clock::now();
     let pools = snapshot.pools.iter().filter(|pool| used.contains(pool.settings.name.as_str()));
-    let pools = pools.filter_map(|pool| self::pool(pool, now)).collect();
+    let pools = pools.filter_map(|pool| self::pool(pool, approximation, now)).collect();
     Wanted { listeners: listeners.into_iter().map(|it| listener(it, open)).collect(), pools }
 }
 
@@ -53,26 +54,27 @@ fn listener(listener: &Listener, open: bool) -> WantedListener<'_> {
 }
 
 /// `None`: the kernel can't do its algorithm, which the check of the configuration refuses.
-fn pool(pool: &Pool, now: Tick) -> Option<WantedPool<'_>> {
+fn pool<'a>(pool: &'a Pool, approximation: &Approximation, now: Tick) -> Option<WantedPool<'a>> {
     let settings = &pool.settings;
-    let both = pool.members.iter().zip(&settings.backends);
+    let weights = approximation.weights(pool);
+    let both = pool.members.iter().zip(&settings.backends).zip(weights);
     Some(WantedPool {
         name: &settings.name,
         pick: Pick::of(settings.algorithm)?,
         equal: settings.algorithm.shares == Shares::Equal,
         sources: settings.source.listed(),
-        members: both.map(|(member, backend)| self::member(pool, member, backend, now)).collect(),
+        members: both.map(|((member, backend), weight)| self::member(pool, member, backend, weight, now)).collect(),
     })
 }
 
-fn member<'a>(pool: &Pool, member: &'a Member, settings: &model::Backend, now: Tick) -> WantedMember<'a> {
+fn member<'a>(pool: &Pool, member: &'a Member, settings: &model::Backend, weight: u16, now: Tick) -> WantedMember<'a> {
     let addresses = member.backend.addresses.iter();
     let addresses = addresses.filter_map(|it| Some((it.endpoint.inet()?, it.state(now) != AddressState::Down)));
     WantedMember {
         name: &member.backend.name,
         key: settings.address.to_string(),
         configured: settings.weight,
-        weight: member.weight,
+        weight,
         backup: member.backup,
         usable: pool.is_usable(member),
         last_resort: pool.is_last_resort(member),

@@ -10,8 +10,8 @@ use super::warm::WarmConnections;
 use crate::admission::LimitReport;
 use crate::base::bits::WORD;
 use crate::base::{Endpoint, Tick};
-use crate::policy::balance::LoadBlock;
 use crate::policy::balance::load::Latency;
+use crate::policy::balance::{LoadBlock, approximation};
 use crate::policy::health::{AgentState, ConnectFailure, Outcome};
 use crate::telemetry::{Counters, PoolTotals};
 use parking_lot::Mutex;
@@ -59,6 +59,10 @@ pub struct Backend {
     came_up: AtomicU64,
     /// What its agent has reported, packed. The prober writes it.
     agent: AtomicU64,
+    /// How long its probes take, in microseconds, smoothed; 0: none has passed yet. The prober writes it.
+    probe_us: AtomicU32,
+    /// What the kernel's rules multiply its weight by, as the bits of an `f32`. The thread that keeps the rules writes it.
+    approximated: AtomicU32,
     /// Its health state is up, whatever an operator has decided. The prober writes it.
     healthy: AtomicBool,
     pub(super) occupancy: Arc<Occupancy>,
@@ -119,6 +123,8 @@ impl Backend {
             unresolved: Mutex::default(),
             came_up: AtomicU64::new(0),
             agent: AtomicU64::new(0),
+            probe_us: AtomicU32::new(0),
+            approximated: AtomicU32::new(1f32.to_bits()),
             healthy: AtomicBool::new(true),
             occupancy,
         }
@@ -232,6 +238,27 @@ impl Backend {
         let flags = if agent.drains { DRAINS } else { 0 };
         let percent = agent.percent.map_or(0, |percent| HAS_PERCENT | u64::from(percent));
         self.agent.store(flags | percent, Ordering::Relaxed);
+    }
+
+    /// How long its probes take, in microseconds, smoothed; `None`: none has passed yet.
+    pub fn probe_us(&self) -> Option<u32> {
+        Some(self.probe_us.load(Ordering::Relaxed)).filter(|time| *time > 0)
+    }
+
+    /// The prober's: a probe took so long.
+    pub fn probe_took(&self, time: Duration) {
+        let time = u32::try_from(time.as_micros()).unwrap_or(u32::MAX).max(1);
+        self.probe_us.store(approximation::smooth(self.probe_us(), time), Ordering::Relaxed);
+    }
+
+    /// What the kernel's rules multiply its weight by, where its pool has `approximate`.
+    pub fn approximated(&self) -> f64 {
+        f32::from_bits(self.approximated.load(Ordering::Relaxed)).into()
+    }
+
+    /// Notes what the kernel's rules multiply its weight by.
+    pub fn set_approximated(&self, factor: f64) {
+        self.approximated.store((factor as f32).to_bits(), Ordering::Relaxed);
     }
 
     /// Connections now open or being dialled.

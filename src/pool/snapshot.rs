@@ -247,9 +247,11 @@ impl Pool {
         agent_percent(&self.settings, &member.backend)
     }
 
-    /// The weight that choices give a member now: its agent may change it, and a slow start leaves it a part of its own.
+    /// The weight that choices give a member now: its agent may change it, and a slow start leaves it a part of its own. With
+    /// `approximate` it is that of the kernel's rules.
     pub fn effective_weight(&self, member: &Member) -> f64 {
-        f64::from(member.weight) * self.share(member)
+        let factor = if self.settings.approximate { member.backend.approximated() } else { self.share(member) };
+        f64::from(member.weight) * factor
     }
 
     /// The part of a member's weight that a slow start leaves it.

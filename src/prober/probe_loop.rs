@@ -41,7 +41,8 @@ struct Open {
     watch: Key,
     /// The number of the backend's address.
     address: usize,
-    /// The deadline of the probe.
+    /// When it began, and its deadline.
+    began: Tick,
     until: Tick,
     socket: ProbeSocket,
 }
@@ -374,7 +375,10 @@ impl ProbeLoop {
             watch.begun = watch.round();
         } else if let Some(target) = watch.target(address) {
             let until = self.now + watch.health().timeout;
-            match dial(&self.poll, &mut self.open, target, |socket| Open { watch: key, address, until, socket }) {
+            // Others may have begun in this turn.
+            let began = clock::now();
+            match dial(&self.poll, &mut self.open, target, |socket| Open { watch: key, address, began, until, socket })
+            {
                 Ok(open) => {
                     watch.probing.push(open);
                     watch.begun += 1;
@@ -420,6 +424,10 @@ impl ProbeLoop {
         let (key, address) = (closed.watch, closed.address);
         closed.socket.close();
         if let Some(watch) = self.watches.get_mut(key) {
+            // One that is refused says nothing about the time of an answer.
+            if outcome.passed() || matches!(outcome, Outcome::TimedOut(_)) {
+                watch.backend().probe_took(self.now - closed.began);
+            }
             watch.probing.retain(|other| *other != open);
             watch.probe_ended(address, outcome, self.now);
         }

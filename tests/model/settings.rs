@@ -76,6 +76,7 @@ const OF_KEYS: &[(&str, &[&str])] = &[
     ("pool.name", &["a_pool_s_name_is_what_status_shows"]),
     ("pool.preset", &["preset_leads_clients_to_the_server_with_the_role"]),
     ("pool.algorithm", &["algorithm_decides_which_backend_is_next"]),
+    ("pool.approximate", &["approximate_gives_a_backend_that_holds_many_connections_clearly_fewer_of_the_new_ones"]),
     ("pool.send_proxy", &["send_proxy_is_the_version_of_the_header"]),
     (
         "pool.source",

@@ -19,6 +19,9 @@ pub struct Explained {
     pub pool: String,
     /// The pool's algorithm.
     pub algorithm: String,
+    /// Whether weights that follow load stand for it, since the kernel chooses. Absent if not.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub approximate: bool,
     /// The backend that the next choice gives; null where a draw decides, or where the client gets none.
     pub pick: Option<String>,
     /// The pool's backends, in the order of the configuration.

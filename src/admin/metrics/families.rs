@@ -189,7 +189,7 @@ pub const BACKENDS: &[Family<Row>] = &[
         "gauge",
         "tcplb_backend_weight",
         "pool,backend",
-        "The weight that choices give the backend now; during a slow start, a part of its own.",
+        "The weight that choices give the backend now; during a slow start, a part of its own. With `approximate`, that of the kernel's rules.",
         "tcplb_backend_weight == 0",
         |row, samples| samples.one(row.weight),
     ),

@@ -149,7 +149,7 @@ function explained(answer) {
   const shares = answer.candidates.some((one) => known(one.share));
   const verdict = !accepted ? "is refused" : answer.pick ? "goes to " + answer.pick : shares ? "goes where chance decides" : "waits";
   const head = make("p", { class: "outcome" }, icon(accepted ? "up" : "down"), "  " + view.client + " " + verdict);
-  const facts = [["listener", answer.listener], view.protocol && ["protocol", view.protocol], view.sni && ["server name", view.sni], answer.route && ["route", answer.route], answer.reason && ["reason", answer.reason], answer.pool && ["pool", answer.pool], answer.algorithm && ["algorithm", answer.algorithm]].filter(Boolean);
+  const facts = [["listener", answer.listener], view.protocol && ["protocol", view.protocol], view.sni && ["server name", view.sni], answer.route && ["route", answer.route], answer.reason && ["reason", answer.reason], answer.pool && ["pool", answer.pool], answer.algorithm && ["algorithm", answer.algorithm + (answer.approximate ? ", approximated by weights" : "")]].filter(Boolean);
   const heads = ["backend", "usable", "why", "weight", "active", ...(shares ? ["chance"] : [])];
   const rows = answer.candidates.map((one) => make("tr", { role: "row", class: one.backend === answer.pick ? "chosen" : "" },
     make("td", { class: "text", role: "cell" }, one.backend), make("td", { class: "text " + (one.usable ? "up" : "down"), role: "cell" }, icon(one.usable ? "up" : "down"), one.usable ? " yes" : " no"),

@@ -54,10 +54,11 @@ pub fn outcome(client: &str, explained: &Explained) -> String {
 
 /// What chooses.
 pub fn choice(explained: &Explained) -> String {
-    let Explained { listener, route, pool, algorithm, .. } = explained;
+    let Explained { listener, route, pool, algorithm, approximate, .. } = explained;
     let route = route.as_ref().map(|route| format!(", route {route}")).unwrap_or_default();
     // A newer tcplb may have an algorithm that this one does not know.
     let picks = balance::find(algorithm).map(|row| format!(": {}", row.picks)).unwrap_or_default();
+    let picks = if *approximate { ", approximated: at random by weights that follow load".to_owned() } else { picks };
     format!("listener {listener}{route}, pool {pool}, {algorithm}{picks}")
 }
 

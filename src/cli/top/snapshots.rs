@@ -252,6 +252,7 @@ pub fn explained() -> Explained {
         route: None,
         pool: "db".into(),
         algorithm: "least-connections".into(),
+        approximate: false,
         pick: Some("db1".into()),
         candidates: vec![
             candidate("db1", true, "fewest connections", 42),

@@ -91,7 +91,9 @@ fn in_kernel(listeners: &[Listening<'_>], pools: &[(Pool, Table<'_>)]) {
     }
     // A pool of several listeners is noted once.
     for (pool, at) in pools {
-        if of_kernel.iter().any(|(listener, of_listener)| leads_to(listener, of_listener, pool, pools)) {
+        let is_used = of_kernel.iter().any(|(listener, of_listener)| leads_to(listener, of_listener, pool, pools));
+        note(at, in_kernel::of_approximate(pool, is_used).into_iter().collect());
+        if is_used {
             note(at, in_kernel::of_pool(pool));
             // Those that are wrong otherwise are not in the model.
             let named =

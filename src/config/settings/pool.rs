@@ -30,6 +30,16 @@ pub static POOL: Section<Pool> = Section {
             .see("algorithms.md")
             .flag_as(Flag { long: "algorithm", short: Some('a'), alias: Some("algo"), heading: PEERS }),
         setting!(
+            Pool.approximate: kinds::SWITCH,
+            "Whether listeners with `engine = \"kernel\"` come close to an algorithm that follows load, by weights that change."
+        )
+        .more(
+            "The kernel can't compare loads for each connection. With `least-connections`, `power-of-two` and `least-time` such a \
+             listener needs this key: each second the weights in the kernel's rules follow the loads. Listeners of the proxy \
+             follow load exactly. The key is refused where it would do nothing.",
+        )
+        .see("kernel-engine.md#algorithms-that-follow-load"),
+        setting!(
             "send_proxy", Pool.send_proxy: word::<SendProxy>(),
             |pool| Some(pool.send_proxy.map_or(SendProxy::Off, SendProxy::As)),
             |pool, send| pool.send_proxy = send.version(),

@@ -4,6 +4,7 @@ use super::*;
 use crate::admission::ConnectionLimit;
 use crate::base::{Address, Listen, Tick};
 use crate::config::model::{self, Global, Model};
+use crate::kernel::approximation::Approximation;
 use crate::kernel::{Planner, wanted};
 use crate::mailbox::Mailbox;
 use crate::pool::{BoundAddress, BoundAddressId, Resolved, Snapshot, SnapshotPlan, next};
@@ -41,7 +42,7 @@ fn snapshot(listener: &str, ports: &[u16]) -> (Model, Arc<Snapshot>) {
 
 /// The directory of the next rules, after those of another process.
 fn directory(planner: &mut Planner, snapshot: &Snapshot) -> Arc<Directory> {
-    let table = planner.plan(&wanted::of(snapshot, true));
+    let table = planner.plan(&wanted::of(snapshot, true, &Approximation::default()));
     Arc::new(Directory::new(snapshot, &table, planner.leaving(), &Directory::default()))
 }
 

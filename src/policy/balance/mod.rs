@@ -63,7 +63,7 @@
 //! `first`. At random: `random`, `power_of_two`, over `alias`. By load (see `load`): `least_connections`, `least_time`, over `lightest`. By
 //! the client's address: `source_hash`, `maglev`, over `hash` and `rendezvous`. Scans of many backends go through
 //! `candidates`. What a choice would be, without making it: `preview`. For the kernel, which chooses by a table of
-//! ours: `entries`, and its hash, `jhash`.
+//! ours: `entries`, and its hash, `jhash`. Weights that follow load there: `approximation`.
 
 use crate::base::bits::WORD;
 use crate::base::{AtomicBits, Tick};
@@ -297,6 +297,7 @@ pub const REGISTRY: &[Algorithm] = &[
 ];
 
 mod alias;
+pub mod approximation;
 mod candidates;
 mod cursor;
 mod entries;

@@ -76,10 +76,7 @@ fn of_backend(pool: &PoolView, backend: &BackendView) -> Vec<String> {
         let column = columns.find(|column| column.head == head);
         figures::shown(column.map(|column| column.text(backend)))
     };
-    let weight = match backend.effective_weight {
-        now if (now - f64::from(backend.weight)).abs() < 1e-3 => backend.weight.to_string(),
-        now => format!("{} (now {now})", backend.weight),
-    };
+    let weight = figures::both_weights(backend);
     let mut parts = vec![format!("{} at {}", cell("state"), backend.address), format!("weight {weight}")];
     if let Some(since) = &backend.health.since {
         parts.push(format!("since {since}"));

@@ -197,7 +197,7 @@ fn file() -> BoxedStrategy<String> {
     let listener =
         (lines(&LISTENER, &["name", "bind", "engine", "pool", "silent_pool"]), any::<u8>(), any::<usize>(), routes());
     let backend = (lines(&BACKEND, &["name", "address"]), any::<u8>(), any::<bool>());
-    let pool = (lines(&POOL, &["name"]), health(), vec(backend, 0..4), vec(source(), 0..3));
+    let pool = (lines(&POOL, &["name", "approximate"]), health(), vec(backend, 0..4), vec(source(), 0..3));
     let all = (global(), vec(listener, 1..4), vec(pool, 1..4));
     all.prop_map(|(global, listeners, pools)| {
         let (mut file, mut port) = (format!("[global]\n{global}\n"), 0);
