@@ -16,14 +16,16 @@
 //! nft may refuse the rules of a listener. Its chain is then *held*: it stays as it is, with the map that its rules refer to. So
 //! does a chain that leaves, if its address is to be that listener's. All else becomes what is wanted.
 
+use super::digest::Digest;
 use super::marks::Mark;
 use super::table::{
-    Bind, ChainId, Choice, ChoiceId, Digest, FORMAT, Family, Installed, InstalledChoice, Label, PoolId, Rules,
-    SourceLimit, StateKey, Table, Target,
+    Bind, ChainId, Choice, ChoiceId, FORMAT, Family, Installed, InstalledChoice, Label, PoolId, Rules, SourceLimit,
+    StateKey, Table, Target,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 /// A change of the table.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -287,19 +289,22 @@ impl Changes {
     }
 
     fn backends(&mut self, installed: &Installed, wanted: &Table) {
+        if Arc::ptr_eq(&installed.backends, &wanted.backends) {
+            return;
+        }
         let removal = |mark: Mark, target: &Target| Change::RemoveBackend {
             mark,
             family: Family::of(target.address.ip()),
             source: target.source.is_some(),
         };
-        for (mark, target) in &installed.backends {
+        for (mark, target) in installed.backends.iter() {
             match wanted.backends.get(mark) {
                 Some(wanted) if wanted == target => {}
                 // A chain of source addresses can be removed only after what leads there: hence not last.
                 _ => self.base.push(removal(*mark, target)),
             }
         }
-        for (mark, target) in &wanted.backends {
+        for (mark, target) in wanted.backends.iter() {
             if installed.backends.get(mark) != Some(target) {
                 self.base.push(Change::AddBackend(*mark, target.clone()));
             }

@@ -2,7 +2,9 @@
 
 use super::approximation;
 use super::marks::Mark;
-use super::table::{Bind, ChainId, Family, Label, Pick, Rules, Table};
+use super::plan::Planner;
+use super::table::{Bind, ChainId, Family, Label, Pick, Rules, Table, Target};
+use crate::base::Tick;
 use crate::clock;
 use crate::inspect::Forwards;
 use crate::pool::{AddressState, AdminState, Backend, BackendId, Listener, Member, Pool, ResetOrder, Snapshot};
@@ -13,13 +15,14 @@ use std::sync::Arc;
 /// A directory of one snapshot and its table.
 #[derive(Debug, Default)]
 pub(super) struct Directory {
-    marks: HashMap<Mark, Marked>,
+    /// In the order of the marks.
+    marks: Vec<(Mark, Marked)>,
     /// Those of backends that are no longer wanted, whether their backends are known or not.
     leaving: Vec<Mark>,
     listeners: HashMap<Bind, Arc<Listener>>,
     /// By the listener's label and the family of its clients.
     choices: HashMap<(Label, Family), Choosing>,
-    /// The backends to which the rules lead no client, whatever their health.
+    /// The backends to which the rules lead no client, whatever their health, and whose connections must be counted.
     unled: Vec<Arc<Backend>>,
     /// The weights of a pool follow loads.
     follows_load: bool,
@@ -46,39 +49,23 @@ pub(super) struct Marked {
 }
 
 impl Directory {
-    /// That of a snapshot whose table this is. A backend that has left is the one that it was `before`.
-    pub(super) fn new(snapshot: &Snapshot, table: &Table, leaving: Vec<Mark>, before: &Directory) -> Directory {
-        let pools = snapshot.pools.iter();
-        let members = pools.flat_map(|pool| pool.members.iter().map(move |member| (pool, member)));
-        let known: HashMap<Label, _> = (members)
-            .map(|(pool, member)| (Label::of_backend(&pool.settings.name, &member.backend.name), (pool, member)))
-            .collect();
-        let now = clock::now();
-        let marks = table.backends.iter().filter_map(|(mark, target)| {
-            let address = target.address;
-            let of = |pool: &Arc<Pool>, member: &Member, is_usable| Marked {
-                pool: pool.clone(),
-                backend: member.backend.clone(),
-                address,
-                is_usable,
-            };
-            let known = known.get(&target.label).map(|(pool, member)| {
-                let mut addresses = member.backend.addresses.iter();
-                (pool, member, addresses.find(|own| own.endpoint.inet() == Some(address)))
-            });
-            let marked = match (known, before.marks.get(mark)) {
-                (Some((pool, member, Some(own))), _) => {
-                    let is_up = own.state(now) != AddressState::Down;
-                    of(pool, member, is_up && member.weight > 0 && pool.is_usable(member))
-                }
-                // An address that has left its backend's name belongs to the backend that had it.
-                (_, Some(marked)) => Marked { is_usable: false, ..marked.clone() },
-                // The process before has left it.
-                (Some((pool, member, None)), None) => of(pool, member, false),
-                (None, None) => return None,
-            };
-            Some((*mark, marked))
-        });
+    /// That of a snapshot and its table, which was the planner's last one. A backend that has left is the one that it was `before`.
+    pub(super) fn new(snapshot: &Snapshot, table: &Table, planner: &Planner, before: &Directory) -> Directory {
+        let (now, of_pools) = (clock::now(), planner.marked());
+        let mut marks: Vec<(Mark, Marked)> = Vec::with_capacity(table.backends.len());
+        for pool in &snapshot.pools {
+            let marked = of_pools.get(pool.settings.name.as_str()).into_iter().flat_map(|members| members.iter());
+            for (member, marked) in pool.members.iter().zip(marked) {
+                let own = marked.addresses.iter().filter_map(|(address, mark)| Some(((*mark)?, *address)));
+                marks.extend(own.map(|(mark, address)| (mark, Marked::new(pool, member, address, now))));
+            }
+        }
+        let leaving = planner.leaving();
+        if !leaving.is_empty() {
+            marks.extend(left(snapshot, table, &leaving, before, now));
+        }
+        marks.sort_unstable_by_key(|(mark, _)| *mark);
+        marks.dedup_by_key(|(mark, _)| *mark);
         let listeners = snapshot.listeners.iter().filter(|listener| listener.settings.is_of_kernel());
         let binds = listeners.flat_map(|listener| {
             let addresses = listener.addresses.iter();
@@ -92,13 +79,14 @@ impl Directory {
             let choosing = Choosing { rules: chain.rules, entries: choice.entries.clone() };
             Some(((chain.label.clone(), id.family), choosing))
         });
-        let (_, unled) = by_state(snapshot);
+        let unled = states(snapshot).filter(|(backend, is_led)| !is_led && backend.awaits_count());
+        let unled = unled.map(|(backend, _)| backend.clone()).collect();
         let follows_load = approximation::pools(snapshot).next().is_some();
-        let (marks, listeners, choices) = (marks.collect(), binds.collect(), choices.collect());
+        let (listeners, choices) = (binds.collect(), choices.collect());
         Directory { marks, leaving, listeners, choices, unled, follows_load }
     }
 
-    /// The backends to which the rules lead no client, whatever their health.
+    /// The backends to which the rules lead no client, whatever their health, and whose connections must be counted.
     pub(super) fn unled(&self) -> &[Arc<Backend>] {
         &self.unled
     }
@@ -120,7 +108,8 @@ impl Directory {
 
     /// The backend of a mark.
     pub(super) fn marked(&self, mark: Mark) -> Option<&Marked> {
-        self.marks.get(&mark)
+        let at = self.marks.binary_search_by_key(&mark, |(mark, _)| *mark).ok()?;
+        self.marks.get(at).map(|(_, marked)| marked)
     }
 
     /// The listener that a client has connected to.
@@ -177,14 +166,48 @@ impl Directory {
     }
 }
 
-/// The backends to which rules of this snapshot may lead clients, and those to which they lead none, whatever their health.
-pub(super) fn by_state(snapshot: &Snapshot) -> (Vec<Arc<Backend>>, Vec<Arc<Backend>>) {
-    let listeners = snapshot.listeners.iter().filter(|listener| listener.settings.is_of_kernel());
-    let used: HashSet<&str> = listeners.map(|listener| listener.settings.pool.as_str()).collect();
+impl Marked {
+    fn new(pool: &Arc<Pool>, member: &Member, address: SocketAddr, now: Tick) -> Marked {
+        let mut addresses = member.backend.addresses.iter();
+        let own = addresses.find(|own| own.endpoint.inet() == Some(address));
+        let is_up = own.is_some_and(|own| own.state(now) != AddressState::Down);
+        let is_usable = is_up && member.weight > 0 && pool.is_usable(member);
+        Marked { pool: pool.clone(), backend: member.backend.clone(), address, is_usable }
+    }
+}
+
+/// The backends of marks that are no longer wanted.
+fn left(snapshot: &Snapshot, table: &Table, marks: &[Mark], before: &Directory, now: Tick) -> Vec<(Mark, Marked)> {
     let pools = snapshot.pools.iter();
     let members = pools.flat_map(|pool| pool.members.iter().map(move |member| (pool, member)));
-    let (led, unled): (Vec<_>, Vec<_>) = members
-        .partition(|(pool, member)| member.state == AdminState::Enabled && used.contains(pool.settings.name.as_str()));
-    let backends = |members: Vec<(&Arc<Pool>, &Member)>| members.iter().map(|(_, it)| it.backend.clone()).collect();
-    (backends(led), backends(unled))
+    let known: HashMap<Label, _> = (members)
+        .map(|(pool, member)| (Label::of_backend(&pool.settings.name, &member.backend.name), (pool, member)))
+        .collect();
+    let marked = |mark: &Mark| {
+        let Target { address, label, .. } = table.backends.get(mark)?;
+        let known = known.get(label).map(|(pool, member)| {
+            let mut addresses = member.backend.addresses.iter();
+            (pool, member, addresses.any(|own| own.endpoint.inet() == Some(*address)))
+        });
+        let marked = match (known, before.marked(*mark)) {
+            (Some((pool, member, true)), _) => Marked::new(pool, member, *address, now),
+            // An address that has left its backend's name belongs to the backend that had it.
+            (_, Some(marked)) => Marked { is_usable: false, ..marked.clone() },
+            // The process before has left it.
+            (Some((pool, member, false)), None) => Marked::new(pool, member, *address, now),
+            (None, None) => return None,
+        };
+        Some((*mark, marked))
+    };
+    marks.iter().filter_map(marked).collect()
+}
+
+/// Each backend, and whether rules of this snapshot may lead clients to it, whatever its health.
+pub(super) fn states(snapshot: &Snapshot) -> impl Iterator<Item = (&Arc<Backend>, bool)> {
+    let listeners = snapshot.listeners.iter().filter(|listener| listener.settings.is_of_kernel());
+    let used: HashSet<&str> = listeners.map(|listener| listener.settings.pool.as_str()).collect();
+    snapshot.pools.iter().flat_map(move |pool| {
+        let is_used = used.contains(pool.settings.name.as_str());
+        pool.members.iter().map(move |it| (&it.backend, is_used && it.state == AdminState::Enabled))
+    })
 }

@@ -3,7 +3,7 @@
 //! | order | what follows |
 //! |---|---|
 //! | another snapshot, other health bits | the difference between the installed table and the wanted one is one transaction of nft |
-//! | the same while nft runs | they are merged, and are the next transaction |
+//! | the same while nft runs, and other health bits in the [`REST`] after it | they are merged, and are the next transaction |
 //! | loads were counted | with `approximate`, weights follow them ([`super::approximation`]) |
 //! | reset connections | once the rules are right, the entries of their marks are deleted |
 //! | keep the rules (`keep`) | what is installed is read, and becomes what is wanted: connections and their marks stay |
@@ -26,10 +26,10 @@
 //! The thread waits for nft, and at the start for probes. Control waits for a transaction as it waits for workers: in bounded time.
 
 use super::approximation::Approximation;
-use super::directory::{Directory, by_state};
+use super::directory::{Directory, states};
 use super::entries::{Counter, Desk, GRACE, Which};
 use super::helper::{Failure, Helper};
-use super::rules::{Brought, First, Ruleset};
+use super::rules::{Brought, First, Ruleset, persist};
 use super::table::Table;
 use super::{Mark, wanted};
 use crate::base::text::counted;
@@ -52,6 +52,11 @@ use std::time::{Duration, Instant};
 pub const PAUSE: Duration = Duration::from_secs(1);
 /// The longest pause.
 pub const PAUSE_MAX: Duration = Duration::from_secs(30);
+
+/// How many times as long as nft took no other transaction begins by itself, and the longest such rest. A change that a caller waits
+/// for begins at once.
+const REST: u32 = 3;
+const REST_MAX: Duration = Duration::from_secs(1);
 
 /// The time from one look at the table to the next.
 const LOOK: Duration = Duration::from_secs(1);
@@ -200,8 +205,7 @@ impl Prepared {
         let Prepared { poll, access, wake, helper } = self;
         let Helper { starter, tables, entries } = helper;
         // The process before may have led clients to any backend.
-        let (led, unled) = by_state(&snapshot);
-        led.iter().chain(&unled).for_each(|backend| backend.expect_clients());
+        states(&snapshot).for_each(|(backend, _)| backend.expect_clients());
         let heartbeat = Heartbeat::default();
         let (end, ended) = bounded(0);
         let (first, is_right) = unbounded();
@@ -221,6 +225,7 @@ impl Prepared {
             resets: ResetOrder::default(),
             retry: None,
             look: Instant::now() + LOOK,
+            rest: Instant::now(),
             pause: PAUSE,
         };
         let mut counter = Counter::new(access.desk.clone(), entries, published.clone(), access.orders.clone());
@@ -307,6 +312,8 @@ struct Keeper {
     retry: Option<Instant>,
     /// When to look whether the table is still there.
     look: Instant,
+    /// The end of the rest after the last transaction.
+    rest: Instant,
     pause: Duration,
 }
 
@@ -316,11 +323,13 @@ impl Keeper {
         let mut is_due = self.keeps;
         loop {
             self.heartbeat.beat();
-            if is_due {
+            if is_due && (self.rest <= Instant::now() || !self.done.is_empty()) {
+                is_due = false;
                 self.update();
             }
             let looks = self.keeps && self.rules.is_known();
-            let next = self.retry.into_iter().chain(looks.then_some(self.look)).min();
+            let rested = is_due.then_some(self.rest);
+            let next = self.retry.into_iter().chain(looks.then_some(self.look)).chain(rested).min();
             let sleep = next.map(|at| at.saturating_duration_since(Instant::now()));
             match self.poll.poll(&mut events, sleep) {
                 Ok(()) => {}
@@ -331,7 +340,7 @@ impl Keeper {
                     break;
                 }
             }
-            is_due = self.retry.is_some_and(|at| at <= Instant::now());
+            is_due |= self.retry.is_some_and(|at| at <= Instant::now());
             if looks && self.look <= Instant::now() {
                 is_due |= self.is_lost();
             }
@@ -466,6 +475,7 @@ impl Keeper {
         if changes > 0 {
             self.published.kernel().changed(changes, took);
             self.approximation.took(began.elapsed(), Instant::now());
+            self.rest = Instant::now() + (took * REST).min(REST_MAX);
         }
         self.approximation.publish(&self.snapshot);
         self.know(&table);
@@ -474,11 +484,11 @@ impl Keeper {
 
     /// The rules are these now: what follows for the entries of connections.
     fn know(&mut self, table: &Table) {
-        let leaving = self.rules.planner().map(|planner| planner.leaving()).unwrap_or_default();
+        let Some(planner) = self.rules.planner() else { return };
+        let directory = Arc::new(Directory::new(&self.snapshot, table, planner, &self.directory));
         if !mem::replace(&mut self.has_adopted, true) {
-            self.end_left(table, &leaving);
+            self.end_left(table, directory.leaving());
         }
-        let directory = Arc::new(Directory::new(&self.snapshot, table, leaving, &self.directory));
         let lost = self.directory.lost_in(&directory);
         self.access.desk.know(directory.clone());
         // A count of the directory before may just have ended.
@@ -505,8 +515,7 @@ impl Keeper {
 
     /// A drain of a backend that the rules may lead to waits for a count.
     fn expect_clients(&self) {
-        let (led, _) = by_state(&self.snapshot);
-        led.iter().for_each(|backend| backend.expect_clients());
+        states(&self.snapshot).filter(|(_, is_led)| *is_led).for_each(|(backend, _)| backend.expect_clients());
     }
 
     /// Deletes the entries of connections that are to be reset.
@@ -551,19 +560,6 @@ impl Keeper {
     }
 }
 
-/// Tries until it succeeds. No attempt begins later than `time` after the first one, or once there is no helper.
-fn persist(time: Duration, pause: Duration, mut attempt: impl FnMut() -> Result<(), Failure>) -> Result<(), Failure> {
-    let until = Instant::now() + time;
-    loop {
-        match attempt() {
-            Err(failure) if !matches!(failure, Failure::Lost(_)) && Instant::now() + pause < until => {
-                thread::sleep(pause);
-            }
-            outcome => return outcome,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -582,24 +578,5 @@ mod tests {
         orders.merge(Orders { ended: Some(ended), ..end(End::Leave) });
         orders.merge(Orders::default());
         assert!(orders.ended.is_some() && has_ended.try_recv() == Err(crossbeam_channel::TryRecvError::Empty));
-    }
-
-    #[test]
-    fn the_end_is_tried_again_until_nft_is_free() {
-        let mut outcomes = vec![Ok(()), Err(Failure::TimedOut), Err(Failure::Nft("busy".to_owned()))];
-        let closed = persist(Duration::from_secs(60), Duration::ZERO, || outcomes.pop().unwrap());
-        assert_eq!((closed, outcomes.len()), (Ok(()), 0));
-    }
-
-    #[test]
-    fn the_end_is_given_up_in_time_and_without_a_helper() {
-        let busy = || Err(Failure::TimedOut);
-        assert_eq!(persist(Duration::from_millis(20), Duration::from_millis(1), busy), Err(Failure::TimedOut));
-        let (mut attempts, gone) = (0, Failure::Lost("it has ended".to_owned()));
-        let closed = persist(Duration::from_secs(60), Duration::ZERO, || {
-            attempts += 1;
-            Err(gone.clone())
-        });
-        assert_eq!((closed, attempts), (Err(gone.clone()), 1));
     }
 }

@@ -7,6 +7,7 @@
 //! | file | what |
 //! |---|---|
 //! | `table` | what the nftables table holds: wanted, and as installed |
+//! | `digest` | digests of what the table holds |
 //! | `marks` | the marks by which conntrack names a backend |
 //! | [`plan`](Planner) | makes the wanted table from listeners and pools |
 //! | [`mod@change`] | a change of the table, and the changes that make one table of another: one transaction or several |
@@ -23,6 +24,7 @@
 
 mod approximation;
 pub mod change;
+mod digest;
 mod directory;
 pub mod engine;
 mod entries;
@@ -37,10 +39,11 @@ mod tally;
 mod wanted;
 
 pub use change::{Change, Difference, difference, difference_but, installed_but};
+pub use digest::Digest;
 pub use marks::{Mark, Marks, PREFIX, PREFIX_MASK};
 pub use plan::{Planner, Wanted, WantedListener, WantedMember, WantedPool};
 pub use table::{
-    Bind, Chain, ChainId, Choice, ChoiceId, Denied, Digest, FORMAT, Family, Installed, InstalledChain, InstalledChoice,
+    Bind, Chain, ChainId, Choice, ChoiceId, Denied, FORMAT, Family, Installed, InstalledChain, InstalledChoice,
     InstalledSource, Label, Limits, Number, Pick, PoolId, Rules, SourceChain, SourceLimit, StateKey, TABLE, Table,
     Target,
 };

@@ -7,15 +7,17 @@
 //! That takes it half a minute for a choice map of 655,373 entries. A map of type `typeof` makes it crash.
 
 use super::change::Change;
+use super::digest::Digest;
 use super::marks::Mark;
 use super::table::{
-    Bind, ChainId, ChoiceId, Digest, FORMAT, Family, Installed, InstalledChain, InstalledChoice, InstalledSource,
-    Label, Number, Pick, PoolId, Rules, SourceLimit, StateKey, TABLE, Target,
+    Bind, ChainId, ChoiceId, FORMAT, Family, Installed, InstalledChain, InstalledChoice, InstalledSource, Label,
+    Number, Pick, PoolId, Rules, SourceLimit, StateKey, TABLE, Target,
 };
 use serde::Deserialize;
 use serde_json::Value;
 use std::fmt::{self, Display, Write};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 /// The seed of hashes: the same in every tcplb, so that two balancers agree.
 pub const SEED: u32 = 0x7463_706c;
@@ -446,14 +448,14 @@ fn read_backend(element: &Value, installed: &mut Installed) -> Option<()> {
     let (mark, comment) = key(element.get(0)?)?;
     let address = socket_address(element.get(1)?)?;
     let target = Target { address, label: label(comment)?, source: None };
-    installed.backends.insert(Mark::of_value(mark)?, target);
+    Arc::make_mut(&mut installed.backends).insert(Mark::of_value(mark)?, target);
     Some(())
 }
 
 fn read_source(element: &Value, installed: &mut Installed) -> Option<()> {
     let (mark, _) = key(element.get(0)?)?;
     let (pool, _) = target(element.get(1)?)?.strip_prefix("source_")?.split_once('_')?;
-    let target = installed.backends.get_mut(&Mark::of_value(mark)?)?;
+    let target = Arc::make_mut(&mut installed.backends).get_mut(&Mark::of_value(mark)?)?;
     target.source = Some(Number::new(pool.parse().ok()?)?);
     Some(())
 }

@@ -13,12 +13,19 @@
 //!
 //! A listener, a pool and an address of a backend keep their number as long as they are in the table, also over a restart.
 //! The mark of a backend that has left stays in the table until [`Planner::release`]: connections may have it.
+//!
+//! # What a change costs
+//!
+//! Of thousands of backends mostly one goes or comes back. So what names and addresses come to is kept from plan to plan, and only
+//! the entries of backends that serve otherwise than before are chosen again. Another set of backends, or other weights, are made anew.
 
+use super::digest::Digest;
 use super::marks::{Mark, Marks};
 use super::table::{
-    Bind, Chain, ChainId, Choice, ChoiceId, Denied, Digest, Family, Installed, Label, Limits, Number, Pick, PoolId,
-    Rules, SourceChain, Table, Target,
+    Bind, Chain, ChainId, Choice, ChoiceId, Denied, Family, Installed, Label, Limits, Number, Pick, PoolId, Rules,
+    SourceChain, Table, Target,
 };
+use crate::base::Address;
 use crate::policy::balance::{Entries, Member, Order};
 use crate::policy::limit::Access;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -72,7 +79,7 @@ pub struct WantedMember<'a> {
     /// Its name.
     pub name: &'a str,
     /// Its address as written, by which all tcplb know it.
-    pub key: String,
+    pub key: Address,
     /// Its weight as the operator wrote it.
     pub configured: u16,
     /// Its weight now.
@@ -94,11 +101,13 @@ pub struct Planner {
     pools: BTreeMap<Label, Number>,
     listeners: BTreeMap<Label, Number>,
     /// Where the marks of the last table lead to.
-    targets: BTreeMap<Mark, Target>,
-    /// The marks of the last table whose backends are wanted.
+    targets: Arc<BTreeMap<Mark, Target>>,
+    /// The source addresses of its pools.
+    sources: BTreeMap<PoolId, SourceChain>,
+    /// The marks of its backends that are wanted.
     wanted: BTreeSet<Mark>,
-    /// The marks of each backend.
-    by_label: HashMap<Label, Vec<Mark>>,
+    /// What its pools were; `None`: there was no table yet.
+    marked: Option<Vec<MarkedPool>>,
     choices: HashMap<(Label, Family), PoolCache>,
     denied: HashMap<Label, DeniedCache>,
 }
@@ -109,19 +118,35 @@ struct DeniedCache {
     sets: [Option<Arc<Denied>>; 2],
 }
 
+/// A pool, and the marks of its backends.
+struct MarkedPool {
+    name: Box<str>,
+    number: Option<Number>,
+    sources: Vec<IpAddr>,
+    members: Vec<MarkedMember>,
+}
+
+/// A backend, and the marks of its addresses. `None`: all marks are in use.
+pub(super) struct MarkedMember {
+    name: Box<str>,
+    pub(super) addresses: Vec<(SocketAddr, Option<Mark>)>,
+}
+
 /// What a pool's last choice map was made from.
 #[derive(Default)]
 struct PoolCache {
     /// The entries of primaries, and of backups.
     tiers: [Option<Tier>; 2],
-    /// Whether it is over the backups, the addresses of each of its members that serve, and the map.
-    last: Option<(bool, Vec<Vec<Serving>>, Choice)>,
+    /// Whether the last map is over the entries of backups, and the addresses that serve. `None`: those entries are gone.
+    last: Option<(bool, AllServing)>,
+    choice: Option<Choice>,
 }
 
-/// A backend, and its addresses with their marks; `true`: the address is up.
-struct MarkedMember<'a> {
+/// A wanted backend, and its marks.
+#[derive(Clone, Copy)]
+struct Candidate<'a> {
     member: &'a WantedMember<'a>,
-    marks: Vec<(SocketAddr, bool, Mark)>,
+    marks: &'a MarkedMember,
 }
 
 /// An address that serves: its mark, and what the hash of an entry is compared by.
@@ -131,10 +156,18 @@ struct Serving {
     salt: u64,
 }
 
+/// The addresses that serve, of each member.
+#[derive(Default, PartialEq, Eq)]
+struct AllServing {
+    all: Vec<Serving>,
+    /// Where those of each member end.
+    ends: Vec<usize>,
+}
+
 /// The entries of primaries or backups.
 struct Tier {
-    members: Vec<Member>,
-    configured: Vec<u16>,
+    /// Address, weight and configured weight of each.
+    members: Vec<(Address, u16, u16)>,
     order: Order,
     entries: Option<Entries>,
 }
@@ -143,7 +176,7 @@ impl Planner {
     /// One that keeps the numbers and marks of an installed table.
     pub fn adopt(installed: &Installed) -> Planner {
         let mut planner = Planner { targets: installed.backends.clone(), ..Planner::default() };
-        for (mark, target) in &installed.backends {
+        for (mark, target) in installed.backends.iter() {
             planner.marks.adopt(*mark, target);
         }
         let choices = installed.choices.iter().map(|(id, choice)| (id.pool, &choice.label));
@@ -166,73 +199,98 @@ impl Planner {
         renumber(&mut self.listeners, &labels);
         self.choices.retain(|(label, _), _| pool_labels.contains(label));
         self.denied.retain(|label, _| labels.contains(label));
-        self.wanted.clear();
-        self.by_label.clear();
+        let marked = self.mark(wanted);
+        (table.backends, table.sources) = (self.targets.clone(), self.sources.clone());
 
-        let mut pools: HashMap<&str, (&WantedPool<'_>, Vec<MarkedMember<'_>>)> = HashMap::new();
-        for pool in &wanted.pools {
-            pools.insert(pool.name, (pool, self.targets_of(pool, &mut table)));
-        }
+        let both = wanted.pools.iter().zip(&marked);
+        let pools: HashMap<&str, _> =
+            both.map(|(pool, marked)| (pool.name, (pool, candidates(pool, marked)))).collect();
         let mut serving: HashMap<PoolId, bool> = HashMap::new();
         for listener in &wanted.listeners {
             let Some((pool, members)) = pools.get(listener.pool) else { continue };
             self.listener(listener, pool, members, &mut serving, &mut table);
         }
-        for (mark, target) in &self.targets {
-            // Only a connection's first packet asks for a source address.
-            table.backends.entry(*mark).or_insert_with(|| Target { source: None, ..target.clone() });
-        }
-        self.targets.clone_from(&table.backends);
+        self.marked = Some(marked);
         table
     }
 
     /// The marks of backends that are no longer wanted, and still in the table.
     pub fn leaving(&self) -> Vec<Mark> {
+        if self.wanted.len() == self.targets.len() {
+            return Vec::new();
+        }
         self.targets.keys().filter(|mark| !self.wanted.contains(mark)).copied().collect()
     }
 
     /// No connection has this mark of a backend that has left: the next table is without it.
     pub fn release(&mut self, mark: Mark) {
         if !self.wanted.contains(&mark) {
-            self.targets.remove(&mark);
+            Arc::make_mut(&mut self.targets).remove(&mark);
             self.marks.release(mark);
         }
     }
 
-    /// The marks of a wanted backend, one for each address.
-    pub fn marks_of(&self, pool: &str, backend: &str) -> &[Mark] {
-        self.by_label.get(&Label::of_backend(pool, backend)).map_or(&[], Vec::as_slice)
+    /// The backends of each pool of the last table, by the pool's name, in the order in which they were wanted.
+    pub(super) fn marked(&self) -> HashMap<&str, &[MarkedMember]> {
+        self.marked.iter().flatten().map(|pool| (&*pool.name, &*pool.members)).collect()
     }
 
-    /// Where a mark leads to.
-    pub fn target(&self, mark: Mark) -> Option<&Target> {
-        self.targets.get(&mark)
+    /// Gives each address of a wanted backend its mark.
+    fn mark(&mut self, wanted: &Wanted<'_>) -> Vec<MarkedPool> {
+        let number = |pool: &WantedPool<'_>| self.pools.get(&Label::of_name(pool.name)).copied();
+        if let Some(marked) = self.marked.take()
+            && marked.len() == wanted.pools.len()
+            && wanted.pools.iter().zip(&marked).all(|(pool, marked)| marked.is(pool, number(pool)))
+        {
+            return marked;
+        }
+        let numbers: Vec<_> = wanted.pools.iter().map(number).collect();
+        let mut targets = BTreeMap::new();
+        self.sources.clear();
+        self.wanted.clear();
+        let mut marked = Vec::with_capacity(wanted.pools.len());
+        for (pool, number) in wanted.pools.iter().zip(numbers) {
+            let members = number.map(|number| self.mark_pool(pool, number, &mut targets)).unwrap_or_default();
+            marked.push(MarkedPool { name: pool.name.into(), number, sources: pool.sources.to_vec(), members });
+        }
+        self.wanted.extend(targets.keys());
+        for (mark, target) in self.targets.iter() {
+            // Only a connection's first packet asks for a source address.
+            targets.entry(*mark).or_insert_with(|| Target { source: None, ..target.clone() });
+        }
+        if *self.targets != targets {
+            self.targets = Arc::new(targets);
+        }
+        marked
     }
 
-    /// Puts the marks of a pool's backends and its source addresses into the table.
-    fn targets_of<'p>(&mut self, pool: &'p WantedPool<'_>, table: &mut Table) -> Vec<MarkedMember<'p>> {
+    /// Gives those of a pool their marks, and notes where these and its source addresses lead to.
+    fn mark_pool(
+        &mut self,
+        pool: &WantedPool<'_>,
+        number: Number,
+        targets: &mut BTreeMap<Mark, Target>,
+    ) -> Vec<MarkedMember> {
         let label = Label::of_name(pool.name);
-        let Some(number) = self.pools.get(&label).copied() else { return Vec::new() };
         for family in Family::ALL {
             let addresses: Vec<IpAddr> = pool.sources.iter().copied().filter(|ip| Family::of(*ip) == family).collect();
             if !addresses.is_empty() {
                 let id = PoolId { pool: number, family };
-                table.sources.insert(id, SourceChain { label: label.clone(), addresses });
+                self.sources.insert(id, SourceChain { label: label.clone(), addresses });
             }
         }
-        let marked = |member: &'p WantedMember<'_>| {
+        let marked = |member: &WantedMember<'_>| {
             let label = Label::of_backend(pool.name, member.name);
-            let mut marks = Vec::with_capacity(member.addresses.len());
-            for &(address, up) in &member.addresses {
-                let Some(mark) = self.marks.of(label.as_str(), address) else { continue };
-                let id = PoolId { pool: number, family: Family::of(address.ip()) };
-                let source = table.sources.contains_key(&id).then_some(number);
-                table.backends.insert(mark, Target { address, label: label.clone(), source });
-                self.wanted.insert(mark);
-                marks.push((address, up, mark));
-            }
-            self.by_label.insert(label, marks.iter().map(|(.., mark)| *mark).collect());
-            MarkedMember { member, marks }
+            let marked = |&(address, _): &(SocketAddr, bool)| {
+                let mark = self.marks.of(label.as_str(), address);
+                if let Some(mark) = mark {
+                    let id = PoolId { pool: number, family: Family::of(address.ip()) };
+                    let source = self.sources.contains_key(&id).then_some(number);
+                    targets.insert(mark, Target { address, label: label.clone(), source });
+                }
+                (address, mark)
+            };
+            MarkedMember { name: member.name.into(), addresses: member.addresses.iter().map(marked).collect() }
         };
         pool.members.iter().map(marked).collect()
     }
@@ -241,7 +299,7 @@ impl Planner {
         &mut self,
         listener: &WantedListener<'_>,
         pool: &WantedPool<'_>,
-        members: &[MarkedMember<'_>],
+        members: &[Candidate<'_>],
         serving: &mut HashMap<PoolId, bool>,
         table: &mut Table,
     ) {
@@ -278,23 +336,14 @@ impl Planner {
         &mut self,
         pool: &WantedPool<'_>,
         label: &Label,
-        members: &[MarkedMember<'_>],
+        members: &[Candidate<'_>],
         family: Family,
     ) -> (Option<Choice>, bool) {
         let cache = self.choices.entry((label.clone(), family)).or_default();
-        let Some((stage, members)) = stage(members, family) else { return (cache.last(), false) };
-        let serving: Vec<Vec<Serving>> = members.iter().map(|member| stage.serving(member, family)).collect();
-        let rebuilt = cache.update(pool, &members, stage.backup);
-        let same =
-            |(backup, before, _): &(bool, Vec<Vec<Serving>>, Choice)| *backup == stage.backup && *before == serving;
-        if rebuilt || !cache.last.as_ref().is_some_and(same) {
-            let entries = cache.entries(stage.backup, &serving);
-            if entries.is_empty() {
-                return (cache.last(), false);
-            }
-            cache.last = Some((stage.backup, serving, Choice::new(label.clone(), entries)));
-        }
-        (cache.last(), true)
+        let Some((stage, members)) = stage(members, family) else { return (cache.choice.clone(), false) };
+        cache.update(pool, &members, stage.backup);
+        let serves = cache.serve(label, stage.backup, AllServing::of(stage, &members, family));
+        (cache.choice.clone(), serves)
     }
 
     /// What the rules deny clients of a family; `None`: nothing.
@@ -318,45 +367,114 @@ impl Planner {
     }
 }
 
-impl PoolCache {
-    fn last(&self) -> Option<Choice> {
-        self.last.as_ref().map(|(.., choice)| choice.clone())
+impl MarkedPool {
+    /// Whether the marks of this pool, which has this number, would be the same.
+    fn is(&self, pool: &WantedPool<'_>, number: Option<Number>) -> bool {
+        let is_same = |(marked, member): (&MarkedMember, &WantedMember<'_>)| {
+            let mut both = marked.addresses.iter().zip(&member.addresses);
+            *marked.name == *member.name
+                && marked.addresses.len() == member.addresses.len()
+                && both.all(|((own, _), (address, _))| own == address)
+        };
+        *self.name == *pool.name
+            && self.number == number
+            && self.sources == pool.sources
+            && self.members.len() == pool.members.len()
+            && self.members.iter().zip(&pool.members).all(is_same)
     }
+}
 
-    /// Builds the entries of a tier, unless its members are those of the last table. Whether it did.
-    fn update(&mut self, pool: &WantedPool<'_>, members: &[&MarkedMember<'_>], backup: bool) -> bool {
+impl PoolCache {
+    /// Builds the entries of a tier, unless its members are those of the last table.
+    fn update(&mut self, pool: &WantedPool<'_>, members: &[Candidate<'_>], backup: bool) {
         let weight = |weight: u16| if pool.equal { weight.min(1) } else { weight };
         let order = if pool.pick == Pick::Turn { Order::InTurn } else { Order::Hashed };
-        let is_same = |((new, old), configured): ((&&MarkedMember<'_>, &Member), &u16)| {
-            let new = new.member;
-            new.key == old.key && weight(new.weight) == old.weight && weight(new.configured) == *configured
+        let is_same = |(Candidate { member, .. }, (key, now, configured)): (&Candidate<'_>, &(Address, u16, u16))| {
+            (*now, *configured) == (weight(member.weight), weight(member.configured)) && member.key == *key
         };
         let are_same = |tier: &Tier| {
-            let both = || members.iter().zip(&tier.members).zip(&tier.configured);
-            tier.order == order && tier.members.len() == members.len() && both().all(is_same)
+            let mut both = members.iter().zip(&tier.members);
+            tier.order == order && tier.members.len() == members.len() && both.all(is_same)
         };
         let tier = &mut self.tiers[usize::from(backup)];
         if tier.as_ref().is_some_and(are_same) {
-            return false;
+            return;
         }
         let configured: Vec<u16> = members.iter().map(|it| weight(it.member.configured)).collect();
-        let balanced = |it: &&MarkedMember<'_>| Member { key: it.member.key.clone(), weight: weight(it.member.weight) };
-        let members: Vec<Member> = members.iter().map(balanced).collect();
-        let entries = Entries::new(&members, &configured, order);
-        *tier = Some(Tier { members, configured, order, entries });
-        true
+        let balanced = |it: &Candidate<'_>| Member { key: it.member.key.to_string(), weight: weight(it.member.weight) };
+        let entries = Entries::new(&members.iter().map(balanced).collect::<Vec<_>>(), &configured, order);
+        let known = |it: &Candidate<'_>| {
+            let WantedMember { key, weight: now, configured, .. } = it.member;
+            (key.clone(), weight(*now), weight(*configured))
+        };
+        *tier = Some(Tier { members: members.iter().map(known).collect(), order, entries });
+        self.last = None;
     }
 
-    /// The mark of each entry.
-    fn entries(&self, backup: bool, serving: &[Vec<Serving>]) -> Arc<[Mark]> {
+    /// Makes the map of those that serve. False: none does, and the map stays.
+    fn serve(&mut self, label: &Label, backup: bool, serving: AllServing) -> bool {
         let tier = self.tiers[usize::from(backup)].as_ref();
-        let Some(entries) = tier.and_then(|tier| tier.entries.as_ref()) else { return Arc::default() };
-        let indexes = entries.usable(|index| serving.get(index).is_some_and(|addresses| !addresses.is_empty()));
-        let mark = |(entry, index): (usize, &u32)| match serving.get(*index as usize)?.as_slice() {
+        let Some(entries) = tier.and_then(|tier| tier.entries.as_ref()) else { return false };
+        let usable = |index| !serving.of_member(index).is_empty();
+        let last = self.last.as_ref().filter(|(was_backup, _)| *was_backup == backup);
+        let made = match (last, &self.choice) {
+            (Some((_, before)), Some(_)) if *before == serving => return true,
+            (Some((_, before)), Some(choice)) => {
+                // An unusable backend's entry may have got another one by now.
+                let is_changed = |index| !usable(index) || serving.of_member(index) != before.of_member(index);
+                let mut changes = Vec::new();
+                let put = |entry, index| changes.extend(serving.mark(entry, index).map(|mark| (entry, mark)));
+                entries.each_usable(usable, is_changed, put).then(|| choice.with(&changes))
+            }
+            _ => {
+                let mut marks = Vec::new();
+                let put = |entry, index| marks.extend(serving.mark(entry, index));
+                entries.each_usable(usable, |_| true, put).then(|| Choice::new(label.clone(), marks.into()))
+            }
+        };
+        let serves = made.is_some();
+        if serves {
+            (self.last, self.choice) = (Some((backup, serving)), made);
+        }
+        serves
+    }
+}
+
+impl AllServing {
+    /// The addresses of these members that serve: those that are up, or all of a member if none is.
+    fn of(stage: Stage, members: &[Candidate<'_>], family: Family) -> AllServing {
+        let mut serving =
+            AllServing { all: Vec::with_capacity(members.len()), ends: Vec::with_capacity(members.len()) };
+        for Candidate { member, marks } in members {
+            let both = || member.addresses.iter().zip(&marks.addresses);
+            let mut here = both().filter(|((address, _), _)| Family::of(address.ip()) == family);
+            let has_up = here.any(|((_, up), _)| *up);
+            let several = member.addresses.len() > 1;
+            for ((address, up), (_, mark)) in both().filter(|_| stage.allows(member)) {
+                if Family::of(address.ip()) == family && (*up || !has_up) {
+                    // The salt of an only address is compared with none.
+                    let salt = if several { Digest::of_text(&address.to_string()).0 } else { 0 };
+                    serving.all.extend(mark.map(|mark| Serving { mark, salt }));
+                }
+            }
+            serving.ends.push(serving.all.len());
+        }
+        serving
+    }
+
+    /// Those of a member.
+    fn of_member(&self, index: usize) -> &[Serving] {
+        let begin = index.checked_sub(1).and_then(|before| self.ends.get(before)).copied().unwrap_or(0);
+        let end = self.ends.get(index).copied().unwrap_or(begin);
+        self.all.get(begin..end).unwrap_or_default()
+    }
+
+    /// The mark of an entry of this member.
+    fn mark(&self, entry: usize, index: usize) -> Option<Mark> {
+        match self.of_member(index) {
             [one] => Some(one.mark),
             several => several.iter().max_by_key(|one| Digest::of([one.salt, entry as u64])).map(|one| one.mark),
-        };
-        indexes.iter().enumerate().filter_map(mark).collect()
+        }
     }
 }
 
@@ -371,37 +489,25 @@ impl Stage {
     fn allows(self, member: &WantedMember<'_>) -> bool {
         if self.last_resort { member.last_resort } else { member.usable }
     }
-
-    /// The addresses of a member that serve: those that are up, or all if none is.
-    fn serving(self, it: &MarkedMember<'_>, family: Family) -> Vec<Serving> {
-        if !self.allows(it.member) {
-            return Vec::new();
-        }
-        let here = || it.marks.iter().filter(move |(address, ..)| Family::of(address.ip()) == family);
-        let has_up = here().any(|(_, up, _)| *up);
-        let several = it.marks.len() > 1;
-        let serving = here().filter(|(_, up, _)| *up || !has_up);
-        let one = |(address, _, mark): &(SocketAddr, bool, Mark)| {
-            // The salt of an only address is compared with none.
-            let salt = if several { Digest::of_text(&address.to_string()).0 } else { 0 };
-            Serving { mark: *mark, salt }
-        };
-        serving.map(one).collect()
-    }
 }
 
 /// The first stage with a backend that serves, and all backends of its tier.
-fn stage<'m, 'p>(members: &'m [MarkedMember<'p>], family: Family) -> Option<(Stage, Vec<&'m MarkedMember<'p>>)> {
+fn stage<'a>(members: &[Candidate<'a>], family: Family) -> Option<(Stage, Vec<Candidate<'a>>)> {
     let stages = [(false, false), (true, false), (false, true), (true, true)];
     stages.into_iter().find_map(|(backup, last_resort)| {
         let stage = Stage { backup, last_resort };
-        let fits = |it: &&MarkedMember<'_>| {
-            let is_here = || it.marks.iter().any(|(address, ..)| Family::of(address.ip()) == family);
-            it.member.backup == backup && it.member.weight > 0 && is_here()
+        let fits = |it: &&Candidate<'_>| {
+            let is_here = |(address, _): &(SocketAddr, bool)| Family::of(address.ip()) == family;
+            it.member.backup == backup && it.member.weight > 0 && it.member.addresses.iter().any(is_here)
         };
-        let members: Vec<_> = members.iter().filter(fits).collect();
+        let members: Vec<_> = members.iter().filter(fits).copied().collect();
         members.iter().any(|it| stage.allows(it.member)).then_some((stage, members))
     })
+}
+
+fn candidates<'a>(pool: &'a WantedPool<'a>, marked: &'a MarkedPool) -> Vec<Candidate<'a>> {
+    let both = pool.members.iter().zip(&marked.members);
+    both.map(|(member, marks)| Candidate { member, marks }).collect()
 }
 
 fn denied_set(ranges: Vec<(IpAddr, IpAddr)>) -> Option<Arc<Denied>> {

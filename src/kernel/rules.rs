@@ -18,7 +18,8 @@ use crate::watchdog::Heartbeat;
 use crossbeam_channel::Sender;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 /// The most elements of a transaction that can be divided: as many as the largest map has, and half as many again.
 const ELEMENTS_MAX: usize = 1_000_000;
@@ -242,5 +243,46 @@ impl Ruleset {
             self.tables.hold()?;
         }
         self.tables.read()
+    }
+}
+
+/// Tries until it succeeds. No attempt begins later than `time` after the first one, or once there is no helper.
+pub(super) fn persist(
+    time: Duration,
+    pause: Duration,
+    mut attempt: impl FnMut() -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    let until = Instant::now() + time;
+    loop {
+        match attempt() {
+            Err(failure) if !matches!(failure, Failure::Lost(_)) && Instant::now() + pause < until => {
+                thread::sleep(pause);
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_is_tried_again_until_nft_is_free() {
+        let mut outcomes = vec![Ok(()), Err(Failure::TimedOut), Err(Failure::Nft("busy".to_owned()))];
+        let closed = persist(Duration::from_secs(60), Duration::ZERO, || outcomes.pop().unwrap());
+        assert_eq!((closed, outcomes.len()), (Ok(()), 0));
+    }
+
+    #[test]
+    fn the_end_is_given_up_in_time_and_without_a_helper() {
+        let busy = || Err(Failure::TimedOut);
+        assert_eq!(persist(Duration::from_millis(20), Duration::from_millis(1), busy), Err(Failure::TimedOut));
+        let (mut attempts, gone) = (0, Failure::Lost("it has ended".to_owned()));
+        let closed = persist(Duration::from_secs(60), Duration::ZERO, || {
+            attempts += 1;
+            Err(gone.clone())
+        });
+        assert_eq!((closed, attempts), (Err(gone.clone()), 1));
     }
 }

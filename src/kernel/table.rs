@@ -7,6 +7,7 @@
 //! Names of chains, maps and sets are made of numbers and digests only. The names of listeners, pools and backends stand in
 //! comments, as [`Label`]s.
 
+use super::digest::Digest;
 use super::marks::Mark;
 use super::nft;
 use crate::base::{Address, Listen};
@@ -193,36 +194,6 @@ impl fmt::Display for Label {
     }
 }
 
-/// A digest of contents, the same in every version of tcplb. It finds differences, not forgeries.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct Digest(pub u64);
-
-impl Digest {
-    /// That of numbers, in this order.
-    pub fn of(numbers: impl IntoIterator<Item = u64>) -> Digest {
-        let mix = |hash: u64, number: u64| {
-            let hash = (hash ^ number).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-            hash ^ hash >> 29
-        };
-        Digest(numbers.into_iter().fold(0xcbf2_9ce4_8422_2325, mix))
-    }
-
-    /// That of a text.
-    pub fn of_text(text: &str) -> Digest {
-        Digest::of(text.bytes().map(u64::from))
-    }
-
-    fn parse(text: &str) -> Option<Digest> {
-        u64::from_str_radix(text, 16).ok().filter(|_| text.len() == 16).map(Digest)
-    }
-}
-
-impl fmt::Display for Digest {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "{:016x}", self.0)
-    }
-}
-
 /// What of a packet leads to a listener's chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Bind {
@@ -365,8 +336,22 @@ pub struct Choice {
 impl Choice {
     /// A map of these entries.
     pub fn new(label: Label, entries: Arc<[Mark]>) -> Choice {
-        let digest = Digest::of(entries.iter().map(|mark| u64::from(mark.value())));
+        let parts = entries.iter().enumerate().map(|(entry, mark)| Digest::part(entry, *mark));
+        let digest = Digest(parts.fold(0, u64::wrapping_add));
         Choice { label, entries, digest }
+    }
+
+    /// This map with other marks at these entries.
+    pub fn with(&self, changes: &[(usize, Mark)]) -> Choice {
+        let mut digest = self.digest.0;
+        let mut entries: Arc<[Mark]> = self.entries[..].into();
+        for (entry, mark) in changes {
+            if let Some(own) = Arc::get_mut(&mut entries).and_then(|entries| entries.get_mut(*entry)) {
+                digest = digest.wrapping_sub(Digest::part(*entry, *own)).wrapping_add(Digest::part(*entry, *mark));
+                *own = *mark;
+            }
+        }
+        Choice { label: self.label.clone(), entries, digest: Digest(digest) }
     }
 
     /// The number of entries.
@@ -421,7 +406,7 @@ impl SourceChain {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Table {
     /// Where each mark leads to, also those of backends that have left while connections have them.
-    pub backends: BTreeMap<Mark, Target>,
+    pub backends: Arc<BTreeMap<Mark, Target>>,
     /// The choice map of each pool.
     pub choices: BTreeMap<PoolId, Choice>,
     /// The source addresses of each pool that has some.
@@ -433,12 +418,12 @@ pub struct Table {
 }
 
 /// The table as it is installed. The default is that there is none.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Installed {
     /// There is a table of ours.
     pub exists: bool,
     /// Where each mark leads to.
-    pub backends: BTreeMap<Mark, Target>,
+    pub backends: Arc<BTreeMap<Mark, Target>>,
     /// The choice maps.
     pub choices: BTreeMap<PoolId, InstalledChoice>,
     /// The source addresses of each pool that has some.
@@ -448,7 +433,6 @@ pub struct Installed {
     /// What leads to a chain.
     pub binds: BTreeMap<Bind, ChainId>,
     /// Choice maps that are to go once no chain is held ([`super::change`]).
-    #[serde(skip)]
     pub unused: BTreeSet<ChoiceId>,
 }
 
@@ -465,7 +449,7 @@ impl Installed {
 }
 
 /// A choice map as it is installed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InstalledChoice {
     /// The pool's name.
     pub label: Label,
@@ -474,12 +458,11 @@ pub struct InstalledChoice {
     /// That of the entries.
     pub digest: Digest,
     /// The entries, if this process filled them in.
-    #[serde(skip)]
     pub entries: Option<Arc<[Mark]>>,
 }
 
 /// A listener's chain as it is installed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InstalledChain {
     /// The listener's name.
     pub label: Label,
@@ -492,7 +475,7 @@ pub struct InstalledChain {
 }
 
 /// The source addresses of a pool as they are installed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InstalledSource {
     /// The pool's name.
     pub label: Label,

@@ -72,7 +72,7 @@ fn member<'a>(pool: &Pool, member: &'a Member, settings: &model::Backend, weight
     let addresses = addresses.filter_map(|it| Some((it.endpoint.inet()?, it.state(now) != AddressState::Down)));
     WantedMember {
         name: &member.backend.name,
-        key: settings.address.to_string(),
+        key: settings.address.clone(),
         configured: settings.weight,
         weight,
         backup: member.backup,

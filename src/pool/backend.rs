@@ -285,7 +285,10 @@ impl Backend {
 
     /// The kernel may lead clients to it from now on.
     pub fn expect_clients(&self) {
-        self.occupancy.uncounted.store(true, Ordering::Release);
+        // Called for all backends at each change of the rules.
+        if !self.occupancy.uncounted.load(Ordering::Acquire) {
+            self.occupancy.uncounted.store(true, Ordering::Release);
+        }
     }
 
     /// The kernel leads no client to it any more, and all that it has are counted.

@@ -8,6 +8,7 @@ use std::io::{ErrorKind, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
+use tcplb::base::Address;
 use tcplb::kernel::{
     Bind, Change, Choice, Family, Installed, Limits, Pick, Planner, Wanted, WantedListener, WantedMember, WantedPool,
     difference, nft,
@@ -51,7 +52,7 @@ fn without_entries(mut installed: Installed) -> Installed {
 fn member(name: &'static str, address: SocketAddr) -> WantedMember<'static> {
     WantedMember {
         name,
-        key: address.to_string(),
+        key: Address::Inet(address),
         configured: 1,
         weight: 1,
         backup: false,

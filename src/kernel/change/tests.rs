@@ -3,7 +3,6 @@
 use super::*;
 use crate::kernel::table::{Chain, Limits, Number, Pick, SourceChain};
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 fn number(number: u32) -> Number {
     Number::new(number).unwrap()
@@ -26,7 +25,7 @@ fn table(entries: &[u32]) -> Table {
     let choice = ChoiceId { pool, size: entries.len() as u32 };
     let rules = Rules { denied: None, limits: Limits::default(), pick: Pick::Turn, choice };
     Table {
-        backends: BTreeMap::from([(mark(1), target(1, "a")), (mark(2), target(2, "b"))]),
+        backends: Arc::new(BTreeMap::from([(mark(1), target(1, "a")), (mark(2), target(2, "b"))])),
         choices: BTreeMap::from([(pool, Choice::new(Label::of_name("web"), entries))]),
         sources: BTreeMap::new(),
         chains: BTreeMap::from([(id, Chain { label: Label::of_name("front"), rules, denied: None })]),
@@ -86,7 +85,7 @@ fn what_leaves_is_unreferenced_first() {
     let mut before = table(&[1, 2, 1]);
     let chain = before.chains.values_mut().next().unwrap();
     chain.rules.limits = Limits { connections: Some(5), rate: None };
-    for target in before.backends.values_mut() {
+    for target in Arc::make_mut(&mut before.backends).values_mut() {
         target.source = Some(number(1));
     }
     let source = SourceChain { label: Label::of_name("web"), addresses: vec!["10.0.0.9".parse().unwrap()] };

@@ -43,7 +43,7 @@ fn snapshot(listener: &str, ports: &[u16]) -> (Model, Arc<Snapshot>) {
 /// The directory of the next rules, after those of another process.
 fn directory(planner: &mut Planner, snapshot: &Snapshot) -> Arc<Directory> {
     let table = planner.plan(&wanted::of(snapshot, true, &Approximation::default()));
-    Arc::new(Directory::new(snapshot, &table, planner.leaving(), &Directory::default()))
+    Arc::new(Directory::new(snapshot, &table, planner, &Directory::default()))
 }
 
 /// A counter without a helper; the poll belongs to its orders.
@@ -127,14 +127,15 @@ fn a_drain_that_is_not_over_has_the_next_look_soon() {
     let listeners = vec![model::Listener { engine: ListenerEngine::Proxy, ..model.listeners[0].clone() }];
     let after = crate::pool::build(&Model { listeners, ..model.clone() }, &Resolved::new());
     let (mut counter, _poll) = counter(model, before);
-    counter.directory = directory(&mut Planner::default(), &after);
     let backend = after.pools[0].members[0].backend.clone();
     let cpu = Duration::from_millis(80);
     let ended = Instant::now();
     counter.looked = (ended, cpu);
     let next = |counter: &Counter| (counter.next_look() - ended).as_millis();
+    counter.directory = directory(&mut Planner::default(), &after);
     assert_eq!(next(&counter), 8_000);
     backend.expect_clients();
+    counter.directory = directory(&mut Planner::default(), &after);
     assert_eq!(next(&counter), 1_600);
     counter.note_unled();
     assert_eq!(next(&counter), 8_000);

@@ -49,22 +49,28 @@ impl Entries {
         Some(Entries { table, rendezvous: Rendezvous::new(members) })
     }
 
-    /// The index of the usable backend of each entry, in order; empty if none with weight is usable.
-    pub fn usable(&self, usable: impl Fn(usize) -> bool) -> Vec<u32> {
+    /// Gives the index of the usable backend of each entry whose own backend is `selected`. False: none with weight is usable.
+    pub fn each_usable(
+        &self,
+        usable: impl Fn(usize) -> bool,
+        selected: impl Fn(usize) -> bool,
+        mut give: impl FnMut(usize, usize),
+    ) -> bool {
         let rendezvous = self.rendezvous.among(&usable);
         if rendezvous.is_empty() {
-            return Vec::new();
+            return false;
         }
-        let of_entry = |(entry, &own): (usize, &u32)| {
-            if usable(own as usize) {
-                return own;
+        for (entry, own) in self.table.iter().map(|own| *own as usize).enumerate().filter(|(_, own)| selected(*own)) {
+            if usable(own) {
+                give(entry, own);
+                continue;
             }
             // Mixed, so that consecutive entries have independent keys.
             let key = hash::nth(0, entry as u64);
             let other = maglev::hashed(&self.table, key, 1, &usable);
-            other.or_else(|| rendezvous.winner(key)).map_or(own, |index| index as u32)
-        };
-        self.table.iter().enumerate().map(of_entry).collect()
+            give(entry, other.or_else(|| rendezvous.winner(key)).unwrap_or(own));
+        }
+        true
     }
 }
 
@@ -94,10 +100,24 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn counts(entries: &[u32], members: usize) -> Vec<usize> {
+    fn counts(entries: &[usize], members: usize) -> Vec<usize> {
         let mut counts = vec![0; members];
-        entries.iter().for_each(|index| counts[*index as usize] += 1);
+        entries.iter().for_each(|index| counts[*index] += 1);
         counts
+    }
+
+    /// The index of the usable backend of each entry, in order.
+    fn among(entries: &Entries, usable: impl Fn(usize) -> bool) -> Vec<usize> {
+        let mut all = Vec::new();
+        entries.each_usable(
+            usable,
+            |_| true,
+            |entry, index| {
+                assert_eq!(entry, all.len());
+                all.push(index);
+            },
+        );
+        all
     }
 
     fn entries(weights: &[u16], order: Order) -> Entries {
@@ -123,7 +143,7 @@ mod tests {
 
     #[test]
     fn in_turn_is_the_smooth_order_in_small_pools() {
-        let small = entries(&[5, 1, 1], Order::InTurn).usable(|_| true);
+        let small = among(&entries(&[5, 1, 1], Order::InTurn), |_| true);
         assert_eq!((&small[..7], small.len() % 7), (&[0, 0, 1, 0, 2, 0, 0][..], 0));
         assert_eq!(entries(&[1; 41], Order::InTurn).table, entries(&[1; 41], Order::Hashed).table);
         // A period above the smallest size.
@@ -133,7 +153,7 @@ mod tests {
 
     #[test]
     fn few_usable_members_share_the_entries_evenly() {
-        let entries = entries(&[1; 40], Order::Hashed).usable(|index| index < 2);
+        let entries = among(&entries(&[1; 40], Order::Hashed), |index| index < 2);
         let counts = counts(&entries, 40);
         assert!((1_900..2_200).contains(&counts[0]) && counts[0] + counts[1] == LEAST, "{counts:?}");
     }
@@ -149,7 +169,7 @@ mod tests {
         ) {
             let order = if in_turn { Order::InTurn } else { Order::Hashed };
             let Some(all) = Entries::new(&members(&weights), &weights, order) else { return Ok(()) };
-            let whole = all.usable(|_| true);
+            let whole = among(&all, |_| true);
             let sum: f64 = weights.iter().map(|&weight| f64::from(weight)).sum();
             for (count, &weight) in counts(&whole, weights.len()).into_iter().zip(&weights) {
                 let share = f64::from(weight) / sum;
@@ -157,17 +177,17 @@ mod tests {
                 let (exact, off) = (whole.len() as f64 * share, 1.0 + weights.len() as f64 * share);
                 prop_assert!((count as f64 - exact).abs() < off, "{} instead of {}", count, exact);
             }
-            let part = all.usable(|index| !down.contains(&index));
+            let part = among(&all, |index| !down.contains(&index));
             let has_usable = (0..weights.len()).any(|index| weights[index] > 0 && !down.contains(&index));
             prop_assert_eq!(part.len(), if has_usable { whole.len() } else { 0 });
             for (now, before) in part.iter().zip(&whole) {
-                prop_assert!(!down.contains(&(*now as usize)));
-                prop_assert!(now == before || down.contains(&(*before as usize)));
+                prop_assert!(!down.contains(now));
+                prop_assert!(now == before || down.contains(before));
             }
             // One more that is unusable moves only its own.
-            let less = all.usable(|index| !down.contains(&index) && index != another);
+            let less = among(&all, |index| !down.contains(&index) && index != another);
             for (now, before) in less.iter().zip(&part) {
-                prop_assert!(now == before || *before as usize == another);
+                prop_assert!(now == before || *before == another);
             }
         }
 
@@ -183,8 +203,8 @@ mod tests {
             let down = down % mine.len();
             let keys = |members: &[Member], configured: &[u16]| {
                 let entries = Entries::new(members, configured, Order::Hashed).unwrap();
-                let entries = entries.usable(|index| members[index].key != mine[down].key);
-                entries.iter().map(|index| members[*index as usize].key.clone()).collect::<Vec<_>>()
+                let entries = among(&entries, |index| members[index].key != mine[down].key);
+                entries.iter().map(|index| members[*index].key.clone()).collect::<Vec<_>>()
             };
             prop_assert!(keys(&mine, &weights) == keys(&theirs, &configured));
         }
