@@ -32,8 +32,8 @@ const RETRY: Duration = Duration::from_millis(50);
 
 /// The receivers of the answer. A caller may have stopped waiting.
 pub enum Reply {
-    /// The caller of a change of one backend, and the backend's state before if that changes.
-    Edit(Sender<Result<(), Refused>>, Option<StateBefore>),
+    /// The callers of changes of backends, and the states before that change.
+    Edit(Vec<Sender<Result<(), Refused>>>, Vec<StateBefore>),
     /// The callers of a reload, and the log.
     Reload(Vec<Waiting>, Reloaded),
     /// None: the change comes from a source, from names or from agents.
@@ -210,7 +210,7 @@ impl<C: DataPlane> ControlLoop<C> {
         let timed = |(time, order)| Some((started.checked_add(time)?, order));
         self.cuts.extend(later.into_iter().filter_map(timed));
         match reply {
-            Reply::Edit(answer, _) => drop(answer.try_send(Ok(()))),
+            Reply::Edit(answers, _) => answers.iter().for_each(|answer| drop(answer.try_send(Ok(())))),
             Reply::Reload(waiting, reloaded) => self.reload_is_over(waiting, Ok(reloaded)),
             Reply::None(_) => {}
         }

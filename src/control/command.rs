@@ -24,13 +24,19 @@ pub enum Command {
     },
     /// Another process serves: close the listeners, and end with the last connection.
     Leave,
-    /// Change the backends of a pool.
-    Edit {
-        /// The change.
-        edit: Edit,
-        /// Receives the result, once every thread has the change.
-        answer: Sender<Result<(), Refused>>,
-    },
+    /// Add a backend to a pool, or remove one.
+    Edit(Asking),
+    /// Change weights and states of backends: all changes that wait in the channel for them.
+    Change,
+}
+
+/// A change of one backend that a caller waits for.
+#[derive(Debug)]
+pub struct Asking {
+    /// The change.
+    pub edit: Edit,
+    /// Receives the result, once every thread has the change.
+    pub answer: Sender<Result<(), Refused>>,
 }
 
 /// A change of one backend.

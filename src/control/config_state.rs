@@ -309,17 +309,40 @@ impl ConfigState {
         Ok(())
     }
 
-    /// Prepares a change of one backend. `found` has the outcome for a new backend's name.
-    pub fn edit(&mut self, edit: &Edit, found: &Found) -> Result<Transition, Refused> {
-        self.check(edit)?;
+    /// Prepares changes of backends, which [`ConfigState::check`] allows. `found` has the outcome for a new backend's name.
+    pub fn edit(&mut self, edits: &[Edit], found: &Found) -> Result<Transition, Refused> {
         let mut model = discovered::without(&self.running);
         let mut discovered = Discovered::clone(&self.discovered);
+        let mut resolved = Resolved::new();
+        let mut states = Vec::new();
+        for edit in edits {
+            self.check(edit)?;
+            states.extend(self.apply(edit, found, &mut model, &mut discovered, &mut resolved)?);
+        }
+        let mut next = self.with_found(model, discovered);
+        // A source's backend may take the name of a removed one.
+        let own = OwnListeners::new([]);
+        let endpoints = resolve::model(&next.model, &Found::new(), &own, Some(&self.snapshot));
+        for (key, at) in endpoints.resolved {
+            resolved.entry(key).or_insert(at);
+        }
+        next.states.extend(states);
+        self.prepare(next, &resolved, &Found::new()).map_err(Refused::Invalid)
+    }
+
+    /// Makes a change in these parts of the next state. Returns the backend's new state, if that changes.
+    fn apply(
+        &self,
+        edit: &Edit,
+        found: &Found,
+        model: &mut Model,
+        discovered: &mut Discovered,
+        resolved: &mut Resolved,
+    ) -> Result<Option<(String, String, AdminState)>, Refused> {
         let pool = edit.pool();
         let Some(settings) = model.pools.iter_mut().find(|other| other.name == pool) else {
             return Err(Refused::NoPool(pool.to_owned()));
         };
-        let mut resolved = Resolved::new();
-        let mut new_state = None;
         match edit {
             Edit::Add { backend, .. } => {
                 let own = self.own_places(&self.running.listeners);
@@ -331,22 +354,14 @@ impl ConfigState {
                 match settings.backends.iter_mut().find(|backend| backend.name == *name) {
                     Some(backend) => {
                         backend.weight = weight.unwrap_or(backend.weight);
-                        new_state = state.map(|state| (pool.to_owned(), name.clone(), state));
+                        return Ok(state.map(|state| (pool.to_owned(), name.clone(), state)));
                     }
                     None => discovered.change(pool, name, *weight, *state),
                 }
             }
             Edit::Remove { name, .. } => settings.backends.retain(|backend| backend.name != *name),
         }
-        let mut next = self.with_found(model, discovered);
-        // A source's backend may take the name of a removed one.
-        let own = OwnListeners::new([]);
-        let endpoints = resolve::model(&next.model, &Found::new(), &own, Some(&self.snapshot));
-        for (key, at) in endpoints.resolved {
-            resolved.entry(key).or_insert(at);
-        }
-        next.states.extend(new_state);
-        self.prepare(next, &resolved, &Found::new()).map_err(Refused::Invalid)
+        Ok(None)
     }
 
     fn leaving(&self, next: &Snapshot) -> Vec<Leaving> {

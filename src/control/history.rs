@@ -10,7 +10,7 @@ use crate::config::model::{OnRemove, Origin};
 use crate::events::{By, Event, Kind};
 use crate::pool::{BackendState, Member, Pool, Snapshot};
 use crate::telemetry::EndCounts;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// The most backends of a reload that have an event each.
@@ -71,11 +71,18 @@ impl<C: DataPlane> ControlLoop<C> {
         });
     }
 
-    /// The state of the backend whose state an edit changes.
-    pub(super) fn state_before(&self, edit: &Edit) -> Option<StateBefore> {
-        let Edit::Change { pool, name, state: Some(_), .. } = edit else { return None };
-        let (found, member) = find(self.parts.config_state.snapshot(), pool, name)?;
-        Some(StateBefore { pool: pool.clone(), backend: name.clone(), state: BackendState::of(found, member) })
+    /// The states of the backends whose states edits change.
+    pub(super) fn states_before(&self, edits: &[Edit]) -> Vec<StateBefore> {
+        let named = edits.iter().filter_map(|edit| match edit {
+            Edit::Change { pool, name, state: Some(_), .. } => Some((pool, name)),
+            _ => None,
+        });
+        let named: BTreeSet<_> = named.collect();
+        let before = named.into_iter().filter_map(|(pool, name)| {
+            let (found, member) = find(self.parts.config_state.snapshot(), pool, name)?;
+            Some(StateBefore { pool: pool.clone(), backend: name.clone(), state: BackendState::of(found, member) })
+        });
+        before.collect()
     }
 
     /// Records a backend's new address.
@@ -102,13 +109,13 @@ impl<C: DataPlane> ControlLoop<C> {
             Reply::Reload(..) => By::File,
             Reply::None(by) => by.clone(),
         };
-        if let Reply::Edit(_, Some(before)) = &change.reply
-            && let Some((pool, member)) = find(&change.snapshot, &before.pool, &before.backend)
-            && let now = BackendState::of(pool, member)
-            && now != before.state
-        {
-            let event = Event::new(Kind::BackendState, by.clone()).of_backend(&before.pool, &before.backend);
-            self.record_event(event.changed(before.state.word(), now.word()));
+        let changed: &[StateBefore] = if let Reply::Edit(_, before) = &change.reply { before } else { &[] };
+        for StateBefore { pool, backend, state } in changed {
+            let now = find(&change.snapshot, pool, backend).map(|(pool, member)| BackendState::of(pool, member));
+            if let Some(now) = now.filter(|now| now != state) {
+                let event = Event::new(Kind::BackendState, by.clone()).of_backend(pool, backend);
+                self.record_event(event.changed(state.word(), now.word()));
+            }
         }
         let events = self.parts.published.events();
         change

@@ -8,7 +8,8 @@
 //! | state | command or event | what follows |
 //! |---|---|---|
 //! | running | `Reload`, by a command or SIGHUP | the file is read and applied, all or nothing |
-//! | running | `Edit` | one backend is changed, removed, or added once its name is resolved |
+//! | running | `Edit` | one backend is removed, or added once its name is resolved |
+//! | running | changes of weights and states | those that wait are one change |
 //! | running | an agent changes the weight of its backend | the next snapshot has the weight |
 //! | running | a source has a new set of backends | it is applied, at the pace of `pace` |
 //! | running | a retried name resolves | its backends get their address |
@@ -323,7 +324,7 @@ impl<C: DataPlane> ControlLoop<C> {
     }
 
     fn run(mut self, asked: Asked) -> Outcome {
-        let Asked { mut stops, mut reloads, mut wakes, mut commands, alive: _alive } = asked;
+        let Asked { mut stops, mut reloads, mut wakes, mut commands, changes, alive: _alive } = asked;
         let ended = self.parts.ended.clone();
         let (mut delay, mut deadline, mut farewell, look) = (never(), never(), never(), tick(LOOK));
         let mut left: BTreeSet<usize> = (0..self.parts.config_state.running().global.workers).collect();
@@ -468,10 +469,8 @@ impl<C: DataPlane> ControlLoop<C> {
                 },
                 recv(next_command) -> command => match command {
                     Ok(Command::Reload { dry_run, answer }) => self.reload(Waiting { dry_run, answer: Some(answer) }),
-                    Ok(Command::Edit { answer, .. }) if self.held.is_some() => {
-                        let _ = answer.try_send(Err(Refused::Upgrading));
-                    }
-                    Ok(Command::Edit { edit, answer }) => self.edit(edit, answer),
+                    Ok(Command::Edit(asking)) => self.edit(asking),
+                    Ok(Command::Change) => self.change_backends(&changes),
                     Ok(Command::Hold { answer }) => self.hold(&answer),
                     Ok(Command::Leave) => if !self.draining {
                         deadline = self.leave();

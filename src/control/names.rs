@@ -1,15 +1,15 @@
-//! Changes that wait for names: backends added by the API, and backends that are down because their name did not
+//! Changes by the API, and those that wait for names: backends that are added, and backends that are down because their name did not
 //! resolve. Those names are retried after 1 s, then with doubling pauses up to 30 s.
 
 use super::change::Reply;
-use super::command::Edit;
+use super::command::{Asking, Edit};
 use super::lookup::{Found, Outcome, Question};
 use super::remote::Refused;
 use super::resolve::{self, without_address};
 use super::{ControlLoop, DataPlane};
 use crate::config::advice;
 use crossbeam_channel::{Receiver, Sender, at, never};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
 /// The first and the longest pause before a name is retried.
@@ -20,8 +20,7 @@ const ADDS_MAX: usize = 64;
 
 /// A backend to be added once its name is resolved.
 pub struct Add {
-    edit: Edit,
-    answer: Sender<Result<(), Refused>>,
+    asking: Asking,
     question: Question,
 }
 
@@ -33,17 +32,38 @@ pub struct Retry {
 }
 
 impl<C: DataPlane> ControlLoop<C> {
+    /// Carries changes of weights and states out, as one: those that wait.
+    pub(super) fn change_backends(&mut self, waiting: &Receiver<Asking>) {
+        let (mut edits, mut answers) = (Vec::new(), Vec::new());
+        for Asking { edit, answer } in waiting.try_iter() {
+            match self.check(&edit) {
+                Ok(()) => {
+                    edits.push(edit);
+                    answers.push(answer);
+                }
+                Err(refused) => drop(answer.try_send(Err(refused))),
+            }
+        }
+        if !edits.is_empty() {
+            self.carry_out(&edits, answers, &Found::new());
+        }
+    }
+
+    fn check(&self, edit: &Edit) -> Result<(), Refused> {
+        match (&self.held, self.draining) {
+            (Some(_), _) => Err(Refused::Upgrading),
+            (None, true) => Err(Refused::Draining),
+            (None, false) => self.parts.config_state.check(edit),
+        }
+    }
+
     /// Checks a change of one backend and carries it out, or looks the backend's name up first.
-    pub(super) fn edit(&mut self, edit: Edit, answer: Sender<Result<(), Refused>>) {
+    pub(super) fn edit(&mut self, Asking { edit, answer }: Asking) {
         let name = match &edit {
             Edit::Add { backend, .. } => resolve::name(&backend.address).map(str::to_owned),
             Edit::Change { .. } | Edit::Remove { .. } => None,
         };
-        let checked = match self.draining {
-            true => Err(Refused::Draining),
-            false => self.parts.config_state.check(&edit),
-        };
-        let refused = match (checked, &name) {
+        let refused = match (self.check(&edit), &name) {
             (Err(refused), _) => Some(refused),
             (Ok(()), Some(_)) if self.adds.len() >= ADDS_MAX => {
                 Some(Refused::Invalid("too many names are being looked up already".to_owned()))
@@ -54,25 +74,32 @@ impl<C: DataPlane> ControlLoop<C> {
             let _ = answer.try_send(Err(refused));
         } else if let Some(name) = name {
             self.parts.lookups.ask(&name, Instant::now());
-            self.adds.push(Add { edit, answer, question: Question::new([name]) });
+            self.adds.push(Add { asking: Asking { edit, answer }, question: Question::new([name]) });
         } else {
-            self.carry_out(&edit, answer, &Found::new());
+            self.carry_out(&[edit], vec![answer], &Found::new());
         }
     }
 
-    fn carry_out(&mut self, edit: &Edit, answer: Sender<Result<(), Refused>>, found: &Found) {
+    fn carry_out(&mut self, edits: &[Edit], answers: Vec<Sender<Result<(), Refused>>>, found: &Found) {
         // Preparing the change takes a backend out of use already.
-        let state_before = self.state_before(edit);
-        let transition = match self.parts.config_state.edit(edit, found) {
+        let states_before = self.states_before(edits);
+        let transition = match self.parts.config_state.edit(edits, found) {
             Ok(transition) => transition,
-            Err(refused) => return drop(answer.try_send(Err(refused))),
+            Err(refused) => {
+                return answers.iter().for_each(|answer| drop(answer.try_send(Err(refused.clone()))));
+            }
         };
-        log::info!("{edit}");
-        self.record_edit(edit);
-        let before = advice::of_pool_called(self.parts.config_state.running(), edit.pool());
-        let now = advice::of_pool_called(&transition.model, edit.pool());
-        now.iter().filter(|warning| !before.contains(warning)).for_each(|warning| log::warn!("{warning}"));
-        self.begin(transition, matches!(edit, Edit::Remove { force: true, .. }), Reply::Edit(answer, state_before));
+        for edit in edits {
+            log::info!("{edit}");
+            self.record_edit(edit);
+        }
+        for pool in edits.iter().map(Edit::pool).collect::<BTreeSet<_>>() {
+            let before = advice::of_pool_called(self.parts.config_state.running(), pool);
+            let now = advice::of_pool_called(&transition.model, pool);
+            now.iter().filter(|warning| !before.contains(warning)).for_each(|warning| log::warn!("{warning}"));
+        }
+        let force = matches!(edits, [Edit::Remove { force: true, .. }]);
+        self.begin(transition, force, Reply::Edit(answers, states_before));
     }
 
     /// Handles an answer of a resolver thread.
@@ -124,9 +151,9 @@ impl<C: DataPlane> ControlLoop<C> {
         while self.change.is_none()
             && let Some(ready) = self.adds.iter().position(|add| add.question.is_answered())
         {
-            let Add { edit, answer, question } = self.adds.remove(ready);
+            let Add { asking: Asking { edit, answer }, question } = self.adds.remove(ready);
             let found = self.heard(question.found);
-            self.carry_out(&edit, answer, &found);
+            self.carry_out(&[edit], vec![answer], &found);
         }
         if self.change.is_none() {
             self.apply_reload();
@@ -171,7 +198,7 @@ impl<C: DataPlane> ControlLoop<C> {
 
     /// Refuses pending additions, since a drain begins.
     pub(super) fn give_up_adds(&mut self) {
-        self.adds.drain(..).for_each(|add| drop(add.answer.try_send(Err(Refused::Draining))));
+        self.adds.drain(..).for_each(|add| drop(add.asking.answer.try_send(Err(Refused::Draining))));
         self.late.clear();
     }
 }

@@ -4,7 +4,7 @@
 //! refused. Clients that connect after it returns meet the new state. The first two never wait. A stop has a channel of
 //! its own, which control reads first, and reloads requested before control reads the first one become one.
 
-use super::command::{Command, Edit};
+use super::command::{Asking, Command, Edit};
 use super::hold::Held;
 use crate::config::diff::Changes;
 use crate::config::model::{Backend, Model};
@@ -17,6 +17,7 @@ use std::sync::Arc;
 #[derive(Clone, Debug)]
 pub struct Remote {
     commands: Sender<Command>,
+    changes: Sender<Asking>,
     stops: Sender<()>,
     reloads: Sender<()>,
     wakes: Sender<()>,
@@ -34,6 +35,8 @@ pub(super) struct Asked {
     pub wakes: Receiver<()>,
     /// Commands with an answer.
     pub commands: Receiver<Command>,
+    /// Changes of weights and states, each with a command that says so. Those that wait become one.
+    pub changes: Receiver<Asking>,
     /// Dropped at the end of control. Nothing is ever sent.
     pub alive: Sender<()>,
 }
@@ -42,12 +45,19 @@ pub(super) struct Asked {
 const QUEUE: usize = 64;
 
 pub(super) fn channels() -> (Remote, Asked) {
-    let (commands, of_commands) = bounded(QUEUE);
+    let ((commands, of_commands), (changes, of_changes)) = (bounded(QUEUE), bounded(QUEUE));
     // The second stop ends the process, so a third one adds nothing.
     let (stops, of_stops) = bounded(2);
     let ((reloads, of_reloads), (wakes, of_wakes), (alive, ended)) = (bounded(1), bounded(1), bounded(0));
-    let asked = Asked { stops: of_stops, reloads: of_reloads, wakes: of_wakes, commands: of_commands, alive };
-    (Remote { commands, stops, reloads, wakes, ended }, asked)
+    let asked = Asked {
+        stops: of_stops,
+        reloads: of_reloads,
+        wakes: of_wakes,
+        commands: of_commands,
+        changes: of_changes,
+        alive,
+    };
+    (Remote { commands, changes, stops, reloads, wakes, ended }, asked)
 }
 
 /// Why a change of backends was refused. Nothing has changed.
@@ -153,7 +163,10 @@ impl Remote {
         weight: Option<u16>,
         state: Option<AdminState>,
     ) -> Result<(), Refused> {
-        self.edit(Edit::Change { pool: pool.to_owned(), name: name.to_owned(), weight, state })
+        let edit = Edit::Change { pool: pool.to_owned(), name: name.to_owned(), weight, state };
+        let (answer, receiver) = bounded(1);
+        self.changes.send(Asking { edit, answer }).map_err(|_| Refused::Gone)?;
+        self.ask(Command::Change, &receiver).unwrap_or(Err(Refused::Gone))
     }
 
     /// Removes a backend from its pool. The pool's `on_remove` decides on its connections; `force` resets them at once.
@@ -180,7 +193,7 @@ impl Remote {
 
     fn edit(&self, edit: Edit) -> Result<(), Refused> {
         let (answer, receiver) = bounded(1);
-        self.ask(Command::Edit { edit, answer }, &receiver).unwrap_or(Err(Refused::Gone))
+        self.ask(Command::Edit(Asking { edit, answer }), &receiver).unwrap_or(Err(Refused::Gone))
     }
 
     /// `None` if the control thread has ended, before or after it received the command.

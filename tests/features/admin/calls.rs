@@ -102,6 +102,35 @@ fn backends_are_added_changed_and_removed() {
 }
 
 #[test]
+fn changes_of_many_callers_at_once_are_all_in_force_and_refused_ones_spoil_none() {
+    const CALLERS: usize = 8;
+    let names: Vec<String> = (0..CALLERS).map(|number| format!("web{number}")).collect();
+    let flags: Vec<String> =
+        names.iter().flat_map(|name| ["-b".to_owned(), format!("127.0.0.1:1,name={name}")]).collect();
+    let flags: Vec<&str> = flags.iter().map(String::as_str).chain(["--health", "off"]).collect();
+    let balancer = &Balancer::start(&flags);
+    std::thread::scope(|scope| {
+        for name in &names {
+            scope.spawn(move || {
+                for weight in 2..20 {
+                    let body = json!({ "weight": weight }).to_string();
+                    let changed = balancer.call("PATCH", &format!("{BACKENDS}/{name}"), &body).json(200);
+                    assert_eq!((&changed["name"], &changed["weight"]), (&json!(name), &json!(weight)));
+                    assert!(balancer.call("PATCH", &format!("{BACKENDS}/no{name}"), &body).error(404).contains(name));
+                }
+                balancer.call("PATCH", &format!("{BACKENDS}/{name}"), r#"{"state":"disabled"}"#).json(200);
+            });
+        }
+    });
+    let disabled: Vec<_> = names.into_iter().map(|name| (name, "disabled".to_owned())).collect();
+    assert_eq!(states(&balancer.status()), disabled);
+    let events = balancer.get("/v1/events").json(200);
+    let of_state = |event: &&Value| event["kind"] == "backend_state" && event["to"] == "disabled";
+    let list = events["events"].as_array().expect("events");
+    assert_eq!(list.iter().filter(of_state).count(), CALLERS, "{events}");
+}
+
+#[test]
 fn force_closes_the_connections_of_a_removed_backend() {
     use std::io::Read;
     let balancer = Balancer::start(&["-b", "127.0.0.1:1,name=gone", "--health", "off"]);
