@@ -133,7 +133,9 @@ pub fn installed_but(installed: &Installed, wanted: &Table, held: &BTreeSet<Chai
     }
     after.binds.retain(|_, chain| kept.leads_to(installed, *chain));
     after.binds.extend(kept.leaving_binds(installed, wanted));
-    after.unused = kept.unused(installed, wanted).collect();
+    if kept.refers {
+        after.unused = kept.left(installed, wanted).collect();
+    }
     after
 }
 
@@ -236,13 +238,17 @@ impl Kept {
         binds.map(|(bind, chain)| (*bind, *chain))
     }
 
-    /// The maps of another size that rules of a chain that is held may refer to.
-    fn unused<'a>(&'a self, installed: &'a Installed, wanted: &'a Table) -> impl Iterator<Item = ChoiceId> + 'a {
-        let new = move |id: &ChoiceId| wanted.choices.get(&id.pool).is_none_or(|choice| choice.size() != id.size);
-        let left = installed.choices.iter().filter(|(pool, _)| !self.choices.contains(pool));
-        let left = left.map(|(pool, before)| ChoiceId { pool: *pool, size: before.size });
-        let all = installed.unused.iter().copied().chain(left);
-        all.filter(move |id| self.refers && new(id))
+    /// Whether a map is filled with what is wanted.
+    fn is_filled(&self, wanted: &Table, id: &ChoiceId) -> bool {
+        let choice = wanted.choices.get(&id.pool).filter(|_| !self.choices.contains(&id.pool));
+        choice.is_some_and(|choice| choice.size() == id.size)
+    }
+
+    /// The maps that are installed, and neither filled nor kept.
+    fn left<'a>(&'a self, installed: &'a Installed, wanted: &'a Table) -> impl Iterator<Item = ChoiceId> + 'a {
+        let maps = installed.choices.iter().filter(|(pool, _)| !self.choices.contains(pool));
+        let maps = maps.map(|(pool, before)| ChoiceId { pool: *pool, size: before.size });
+        maps.chain(installed.unused.iter().copied()).filter(|id| !self.is_filled(wanted, id))
     }
 }
 
@@ -340,13 +346,9 @@ impl Changes {
         for pool in gone.filter(|pool| !self.kept.choices.contains(pool)) {
             self.last.push(Change::Forget(StateKey::Choice(*pool)));
         }
-        // A map that is wanted again is emptied and filled.
-        let is_wanted = |id: &ChoiceId| wanted.choices.get(&id.pool).is_some_and(|choice| choice.size() == id.size);
-        let left = installed.choices.iter().filter(|(pool, _)| !self.kept.choices.contains(pool));
-        let left = left.map(|(pool, before)| ChoiceId { pool: *pool, size: before.size });
-        let removed: Vec<_> = left.chain(installed.unused.iter().copied()).filter(|id| !is_wanted(id)).collect();
+        // Rules of a chain that is held may refer to any of these.
         if !self.kept.refers {
-            self.last.extend(removed.into_iter().map(Change::RemoveChoice));
+            self.last.extend(self.kept.left(installed, wanted).map(Change::RemoveChoice));
         }
     }
 
