@@ -16,8 +16,8 @@
 //!
 //! # What a change costs
 //!
-//! Of thousands of backends mostly one goes or comes back. So what names and addresses come to is kept from plan to plan, and only
-//! the entries of backends that serve otherwise than before are chosen again. Another set of backends, or other weights, are made anew.
+//! Of thousands of backends mostly one goes or comes back. So what names and addresses come to is kept from plan to plan. Only the
+//! entries of backends that serve otherwise than before are chosen again. Another set of backends, or other weights, are made anew.
 
 use super::digest::Digest;
 use super::marks::{Mark, Marks};
