@@ -1,6 +1,8 @@
 //! tcplb: a Layer-4 TCP connection balancer. ARCHITECTURE.md lists the modules in the order of their layers and describes how
 //! they work together.
 #![forbid(unsafe_code)]
+// Control selects among more channels than the default has room for.
+#![recursion_limit = "256"]
 
 pub mod access_log;
 pub mod admin;

@@ -26,8 +26,6 @@ pub enum Command {
     Leave,
     /// Add a backend to a pool, or remove one.
     Edit(Asking),
-    /// Change weights and states of backends: all changes that wait in the channel for them.
-    Change,
 }
 
 /// A change of one backend that a caller waits for.

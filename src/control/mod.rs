@@ -324,7 +324,7 @@ impl<C: DataPlane> ControlLoop<C> {
     }
 
     fn run(mut self, asked: Asked) -> Outcome {
-        let Asked { mut stops, mut reloads, mut wakes, mut commands, changes, alive: _alive } = asked;
+        let Asked { mut stops, mut reloads, mut wakes, mut commands, mut changes, alive: _alive } = asked;
         let ended = self.parts.ended.clone();
         let (mut delay, mut deadline, mut farewell, look) = (never(), never(), never(), tick(LOOK));
         let mut left: BTreeSet<usize> = (0..self.parts.config_state.running().global.workers).collect();
@@ -353,9 +353,9 @@ impl<C: DataPlane> ControlLoop<C> {
             let (weights, weights_due) = self.weights();
             let (renewed, renewals_due) = self.renewed();
             let next_stop = if self.is_stopping_later() { never() } else { stops.clone() };
-            let (next_reload, next_command) = match self.change {
-                Some(_) => (never(), never()),
-                None => (reloads.clone(), commands.clone()),
+            let (next_reload, next_command, next_change) = match self.change {
+                Some(_) => (never(), never(), never()),
+                None => (reloads.clone(), commands.clone(), changes.clone()),
             };
             // Priority order: a stop goes before pending changes, and so does a deadline.
             select_biased! {
@@ -470,12 +470,15 @@ impl<C: DataPlane> ControlLoop<C> {
                 recv(next_command) -> command => match command {
                     Ok(Command::Reload { dry_run, answer }) => self.reload(Waiting { dry_run, answer: Some(answer) }),
                     Ok(Command::Edit(asking)) => self.edit(asking),
-                    Ok(Command::Change) => self.change_backends(&changes),
                     Ok(Command::Hold { answer }) => self.hold(&answer),
                     Ok(Command::Leave) => if !self.draining {
                         deadline = self.leave();
                     },
                     Err(_) => commands = never(),
+                },
+                recv(next_change) -> asking => match asking {
+                    Ok(first) => self.change_backends(first, &changes),
+                    Err(_) => changes = never(),
                 },
             }
         }

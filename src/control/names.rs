@@ -10,6 +10,7 @@ use super::{ControlLoop, DataPlane};
 use crate::config::advice;
 use crossbeam_channel::{Receiver, Sender, at, never};
 use std::collections::{BTreeSet, HashMap};
+use std::iter;
 use std::time::{Duration, Instant};
 
 /// The first and the longest pause before a name is retried.
@@ -32,10 +33,10 @@ pub struct Retry {
 }
 
 impl<C: DataPlane> ControlLoop<C> {
-    /// Carries changes of weights and states out, as one: those that wait.
-    pub(super) fn change_backends(&mut self, waiting: &Receiver<Asking>) {
+    /// Carries changes of weights and states out, as one: the first and all that wait.
+    pub(super) fn change_backends(&mut self, first: Asking, waiting: &Receiver<Asking>) {
         let (mut edits, mut answers) = (Vec::new(), Vec::new());
-        for Asking { edit, answer } in waiting.try_iter() {
+        for Asking { edit, answer } in iter::once(first).chain(waiting.try_iter()) {
             match self.check(&edit) {
                 Ok(()) => {
                     edits.push(edit);

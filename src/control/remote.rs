@@ -166,7 +166,7 @@ impl Remote {
         let edit = Edit::Change { pool: pool.to_owned(), name: name.to_owned(), weight, state };
         let (answer, receiver) = bounded(1);
         self.changes.send(Asking { edit, answer }).map_err(|_| Refused::Gone)?;
-        self.ask(Command::Change, &receiver).unwrap_or(Err(Refused::Gone))
+        self.wait(&receiver).unwrap_or(Err(Refused::Gone))
     }
 
     /// Removes a backend from its pool. The pool's `on_remove` decides on its connections; `force` resets them at once.
@@ -199,7 +199,11 @@ impl Remote {
     /// `None` if the control thread has ended, before or after it received the command.
     fn ask<T>(&self, command: Command, answer: &Receiver<T>) -> Option<T> {
         self.commands.send(command).ok()?;
-        // Control may end before it reads the command, which then stays in the channel with its sender of the answer.
+        self.wait(answer)
+    }
+
+    /// Control may end before it reads a command, which then stays in the channel with its sender of the answer.
+    fn wait<T>(&self, answer: &Receiver<T>) -> Option<T> {
         select! {
             recv(answer) -> answer => answer.ok(),
             recv(self.ended) -> _ => answer.try_recv().ok(),
