@@ -187,6 +187,12 @@ def publish(page, mark, lines):
     page.write_text(f"{before}<!-- {mark} -->\n{chr(10).join(lines)}\n<!-- end -->{after}")
 
 
+def percentiles(times):
+    """p50, p99, p99.9 and the longest; zeros without any."""
+    ordered = sorted(times) or [0]
+    return [ordered[min(len(ordered) - 1, int(len(ordered) * share))] for share in (0.5, 0.99, 0.999, 1.0)]
+
+
 def number(value, digits):
     """With spaces between thousands, so that long figures can be compared by eye."""
     return f"{value:,.{digits}f}".replace(",", "\u202f")

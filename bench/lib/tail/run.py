@@ -88,7 +88,8 @@ def write(asked, file, kept):
     """JSON, page and curves, of today and as the latest; with `--publish` the tables of the docs."""
     results = results_of(kept)
     pages = {
-        "json": json.dumps(kept | {"summary": results.summary()}, indent=1) + "\n",
+        # The curves are long: no line for each number.
+        "json": json.dumps(kept | {"summary": results.summary()}, separators=(",", ":")) + "\n",
         "md": page.whole(results, kept),
         "svg": curves.svg(results, kept),
     }

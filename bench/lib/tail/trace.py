@@ -32,7 +32,8 @@ SWITCHES = (
     re.compile(r"prev_comm=.* prev_pid=(?P<left>\d+) prev_prio=\d+ prev_state=(?P<state>\S+) ==> next_comm=.* next_pid=(?P<next>\d+)"),
     re.compile(r".*:(?P<left>\d+) \[\d+\] (?P<state>\S+) ==> .*:(?P<next>\d+) \[\d+\]"),
 )
-SHARES = (("p50", 0.5), ("p99", 0.99), ("p99.9", 0.999), ("max", 1.0))
+# Of report.percentiles.
+TITLES = ("p50", "p99", "p99.9", "max")
 
 
 class Traced(Bench):
@@ -96,7 +97,8 @@ def run(asked):
     processes.raise_descriptor_limit()
     tools = asked.tools or generator.build()
     found = contenders.found(asked.tcplb or proxies.build_tcplb(), asked.before, tools)
-    those = [one for one in rounds.chosen(found, asked.proxies, "--proxies") if one.control]
+    # The floor and no proxy have no threads that call epoll_wait.
+    those = rounds.chosen([one for one in found if one.control], asked.proxies, "--proxies")
     wanted = rounds.chosen(every(), asked.rows, "--rows")
     with tempfile.TemporaryDirectory(prefix="tcplb-bench-") as directory, Traced(tools, directory, not asked.shared_priority, {}) as bench:
         bench.measure_capacities({row.capacity for row in wanted if row.capacity}, found)
@@ -108,14 +110,13 @@ def run(asked):
 
 
 def _table(bench, row, those, seconds, directory):
-    heads = [f"{what} {title}" for what in ("loop", "wait for a core") for title, _ in SHARES]
+    heads = [f"{what} {title}" for what in ("loop", "wait for a core") for title in TITLES]
     lines = [f"## {row.group}, {row.title}", "", f"| | {' | '.join(heads)} | request p99 | p99.9 |", "|---|" + "--:|" * (len(heads) + 2)]
     for contender in those:
         if contender.name not in row.contenders:
             continue
         figures, times = _measure(bench, row, contender, seconds, directory)
-        cells = [_share(of, share) for of in (times.loops, times.waits) for _, share in SHARES]
-        cells += [figures["p99"], figures["p999"]]
+        cells = [*report.percentiles(times.loops), *report.percentiles(times.waits), figures["p99"], figures["p999"]]
         lines.append(f"| {contender.name} | {' | '.join(report.number(cell, 0) for cell in cells)} |")
         print(lines[-1], file=sys.stderr, flush=True)
     return [*lines, ""]
@@ -143,8 +144,3 @@ def _measure(bench, row, contender, seconds, directory):
     if not times.loops:
         raise processes.Failed(f"perf saw no epoll_wait of {contender.name}")
     return figures, times
-
-
-def _share(times, share):
-    ordered = sorted(times)
-    return ordered[min(len(ordered) - 1, int(len(ordered) * share))] if ordered else 0
