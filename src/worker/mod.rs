@@ -7,7 +7,7 @@
 //! poll ─► mail?        orders (a new snapshot, backends to be reset, questions, connections to and from other processes,
 //! look                      drain, stop), a connection handed over, or just a wake:
 //! look                      at paused listeners again
-//!      ─► listener?    accept: serve it here, or hand it to a clearly less busy worker
+//!      ─► listener?    accept: serve it here, or hand it to a worker with less to do
 //!      ─► connection?  driver
 //!      ─► deadlines, unfinished turns, questions about connections, counters
 //! ```
@@ -21,6 +21,7 @@
 mod accept;
 mod arrivals;
 pub mod driver;
+mod host;
 pub mod kernel;
 pub mod ledger;
 pub mod orders;
@@ -45,6 +46,7 @@ use accept::{Acceptor, Turn};
 use arrivals::Arrivals;
 use crossbeam_channel::Receiver;
 use driver::{Accepted, Driver, Transport};
+use host::{Hosts, Load};
 use kernel::Kernel;
 use ledger::WorkerLedger;
 use mio::{Events, Poll, Registry};
@@ -70,14 +72,6 @@ const FLUSH: Duration = Duration::from_millis(250);
 
 /// How long a turn may spend on questions about connections, and on what concerns each of them, beside the step that it is at.
 const SLICE: Duration = Duration::from_micros(50);
-
-/// A worker that is busy for more than this share of its time, in percent, has no time left,
-const BUSY: u32 = 90;
-/// and one below this share has plenty.
-const IDLE: u32 = 50;
-
-/// A difference in connections that is larger than chance.
-const FAR_FEWER: usize = 64;
 
 /// A client that a busier worker accepted.
 pub type Handed = Accepted<Socket>;
@@ -178,6 +172,7 @@ struct Worker {
     mail: Receiver<Handed>,
     driver: Driver<Kernel, WorkerLedger>,
     acceptor: Acceptor,
+    hosts: Hosts,
     shared: WorkerContext,
     me: usize,
     /// Questions about its connections.
@@ -221,6 +216,7 @@ pub fn run(prepared: Prepared, me: usize, sockets: Vec<ListenSocket>, shared: Wo
         mail,
         driver,
         acceptor,
+        hosts: Hosts::default(),
         shared,
         me,
         inspections: Inspections::default(),
@@ -436,7 +432,7 @@ impl Worker {
             match self.acceptor.next(&self.shared.connection_limit, &mut self.driver.net.spares, now) {
                 Turn::Client(accepted) => {
                     record_accepted(&mut self.driver.ledger, &accepted, now);
-                    let kept = match self.host(accepted.transport) {
+                    let kept = match self.host(accepted.transport, now) {
                         Some(peer) => peer.hand_over(accepted).err(),
                         None => Some(accepted),
                     };
@@ -447,24 +443,15 @@ impl Worker {
         }
     }
 
-    /// A worker that should serve a fresh connection instead of this one: one that is clearly less busy. For a socket that
-    /// only this worker listens on, it is the one with the fewest connections.
-    ///
-    /// Clearly less busy means that it idles while this one has no time left, or that it has far fewer connections. The
-    /// kernel's hash spreads evenly except for chance; for smaller differences a hand-over costs more than it gains.
-    fn host(&self, transport: Transport) -> Option<&Peer> {
+    /// The worker that is to serve a fresh connection instead of this one ([`host`]).
+    fn host(&mut self, transport: Transport, now: Tick) -> Option<&Peer> {
+        let load = |peer: &Peer, connections| Load { connections, busy: peer.busy.load(Ordering::Relaxed) };
+        let own = load(self.this(), self.driver.len());
         let (other, theirs) = (self.shared.peers.iter().enumerate())
             .filter(|(index, _)| *index != self.me)
-            .map(|(_, peer)| (peer, peer.connections.load(Ordering::Relaxed)))
-            .min_by_key(|(_, connections)| *connections)?;
-        let own = self.driver.len();
-        let busy = |peer: &Peer| peer.busy.load(Ordering::Relaxed);
-        let strained = busy(self.this()) > BUSY && busy(other) < IDLE;
-        let hands_over = match transport {
-            Transport::Tcp => strained || own > theirs + FAR_FEWER + theirs / 2,
-            Transport::Unix => own > theirs,
-        };
-        hands_over.then_some(other)
+            .map(|(_, peer)| (peer, load(peer, peer.connections.load(Ordering::Relaxed))))
+            .min_by_key(|(_, theirs)| theirs.connections)?;
+        self.hosts.hands_over(own, theirs, transport, now).then_some(other)
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::thread;
-use testkit::{Admin, At, ConfigFile, Conn, Ending, Server, Tcplb, eventually, fresh_loopback, peers};
+use testkit::{Admin, At, ConfigFile, Conn, Ending, Server, Tcplb, eventually, fresh_loopback, peers, tally};
 
 const FIELDS: [&str; 14] = [
     "id",
@@ -334,4 +334,21 @@ fn sixteen_callers_at_once_all_get_a_whole_list_while_bytes_flow() {
     assert_eq!(closed, 200);
     clients.iter().for_each(|client| assert_eq!(client.ending(), Ending::Reset));
     assert_eq!(list(admin, ""), [] as [Value; 0]);
+}
+
+#[test]
+fn a_few_connections_are_spread_evenly_over_the_workers() {
+    const WORKERS: u64 = 4;
+    let (_server, tcplb, admin) = start(&["-w", &WORKERS.to_string()]);
+    // By the kernel's hash alone it is so once in 66 times. A worker that other programs keep from its core counts as busy, so
+    // a second and a third attempt may be needed.
+    let is_even = (0..3).any(|_| {
+        let clients: Vec<Conn> = (0..4 * WORKERS).map(|_| client_of(&tcplb, [127, 0, 0, 1])).collect();
+        let rows = list(admin, "");
+        drop(clients);
+        eventually("they end", || list(admin, "").is_empty());
+        let worker_of = |row: &Value| row["id"].as_u64().expect("a number") % 1024;
+        tally(rows.iter().map(|row| worker_of(row).to_string())).into_values().eq([4; WORKERS as usize])
+    });
+    assert!(is_even, "4 of 16 at each of {WORKERS} workers");
 }
