@@ -4,6 +4,7 @@ import re
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+from ..report import percentiles
 from .lab import AT, PORT, SERVERS, WEB
 
 BACKENDS, LISTENERS = 10_000, 100
@@ -58,16 +59,17 @@ def changes(lab, backends, rate):
         return time.monotonic() - at
 
     with ThreadPoolExecutor(CALLERS) as callers:
-        times = sorted(callers.map(change, range(rate * SECONDS)))
+        times = list(callers.map(change, range(rate * SECONDS)))
     took = time.monotonic() - begun
     spent = (lab.of_balancer.cpu_us() - cpu) / 1e6
     changes, seconds, runs = (after - first for after, first in zip([metric(lab, key) for key in keys], before))
+    p50, p99, _, longest = percentiles(times)
     return {
         "asked": rate,
         "made": len(times) / took,
-        "p50_ms": times[len(times) // 2] * 1e3,
-        "p99_ms": times[len(times) * 99 // 100] * 1e3,
-        "longest_ms": times[-1] * 1e3,
+        "p50_ms": p50 * 1e3,
+        "p99_ms": p99 * 1e3,
+        "longest_ms": longest * 1e3,
         "changes": changes,
         "runs": runs / took,
         "run_ms": seconds / runs * 1e3 if runs else None,

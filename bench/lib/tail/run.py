@@ -19,18 +19,23 @@ RESULTS = "tail"
 QUICK = f"{report.NONE},{report.OURS},{contenders.HAPROXY},{contenders.NGINX}"
 
 
-def run(asked):
-    """The whole of it."""
+def prepared(asked):
+    """The rows that are asked for, the binary of tcplb, the tools, and the contenders of this machine."""
     processes.clean_up_at_exit()
     limit = processes.raise_descriptor_limit()
-    file = asked.out / f"{RESULTS}-{time.strftime('%Y-%m-%d')}.json"
     wanted = rounds.chosen(every(), asked.rows, "--rows")
     if short := [row.name for row in wanted if row.descriptors > limit]:
         raise processes.Failed(f"the limit of {limit} descriptors is too low for {', '.join(short)}")
     binary = asked.tcplb or proxies.build_tcplb()
-    kept = kept_results(file, binary) if asked.merge else {"rows": {}, "capacities": {}, "turns": []}
     tools = asked.tools or generator.build()
-    found = contenders.found(binary, asked.before, tools)
+    return wanted, binary, tools, contenders.found(binary, asked.before, tools)
+
+
+def run(asked):
+    """The whole of it."""
+    wanted, binary, tools, found = prepared(asked)
+    file = asked.out / f"{RESULTS}-{time.strftime('%Y-%m-%d')}.json"
+    kept = kept_results(file, binary) if asked.merge else {"rows": {}, "capacities": {}, "turns": []}
     those = rounds.chosen(found, asked.proxies or (QUICK if asked.quick else None), "--proxies")
     about = machine.describe([one for one in those if one.asks])
     began = time.monotonic()

@@ -16,10 +16,10 @@ import time
 from collections import defaultdict
 from pathlib import Path
 
-from .. import processes, proxies, report, rounds
-from . import contenders, generator
+from .. import processes, report, rounds
+from . import contenders
 from .bench import OUR_PRIORITY, Bench
-from .every import every
+from .run import prepared
 
 EVENTS = "syscalls:sys_enter_epoll_wait,syscalls:sys_exit_epoll_wait,sched:sched_switch,sched:sched_waking"
 # perf needs as long to begin.
@@ -93,13 +93,9 @@ class Times:
 
 def run(asked):
     """One traced measurement of each row with each proxy; a table."""
-    processes.clean_up_at_exit()
-    processes.raise_descriptor_limit()
-    tools = asked.tools or generator.build()
-    found = contenders.found(asked.tcplb or proxies.build_tcplb(), asked.before, tools)
+    wanted, _, tools, found = prepared(asked)
     # The floor and no proxy have no threads that call epoll_wait.
     those = rounds.chosen([one for one in found if one.control], asked.proxies, "--proxies")
-    wanted = rounds.chosen(every(), asked.rows, "--rows")
     with tempfile.TemporaryDirectory(prefix="tcplb-bench-") as directory, Traced(tools, directory, not asked.shared_priority, {}) as bench:
         bench.measure_capacities({row.capacity for row in wanted if row.capacity}, found)
         lines = [line for row in wanted for line in _table(bench, row, those, asked.seconds, directory)]
