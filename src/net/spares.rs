@@ -2,7 +2,8 @@
 //!
 //! A connection takes two descriptors, one after the other. If none is left after the first, the client would be reset
 //! at last; in the kernel's accept queue it could have waited. So each worker reserves some before it accepts, and
-//! frees one when a dial fails for lack of descriptors.
+//! frees one when a dial fails for lack of descriptors. A client that goes to another worker takes one along: the reserve
+//! there may be spent.
 
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
@@ -23,6 +24,19 @@ impl Spares {
             self.0.push(eventfd(0, EventfdFlags::CLOEXEC)?);
         }
         Ok(())
+    }
+
+    /// One for a client that another worker will connect. `None` if no descriptor is left beside it.
+    pub fn take(&mut self) -> Option<OwnedFd> {
+        self.hold().ok()?;
+        self.0.pop()
+    }
+
+    /// Adds one that came with a client, or closes it if the reserve is full.
+    pub fn put(&mut self, spare: OwnedFd) {
+        if self.0.len() < SPARES {
+            self.0.push(spare);
+        }
     }
 
     /// Calls `open`; while it fails for lack of descriptors, frees a reserved one and calls again.
@@ -61,5 +75,15 @@ mod tests {
         assert!(spares.0.is_empty());
         spares.hold().unwrap();
         assert_eq!(spares.0.len(), SPARES);
+    }
+
+    #[test]
+    fn a_client_takes_one_along_to_a_worker_with_an_empty_reserve() {
+        let (mut from, mut to) = (Spares::default(), Spares::default());
+        for clients in 1..=2 * SPARES {
+            let spare = from.take().expect("a descriptor is left");
+            to.put(spare);
+            assert_eq!((from.0.len(), to.0.len()), (SPARES - 1, clients.min(SPARES)));
+        }
     }
 }

@@ -52,6 +52,7 @@ use ledger::WorkerLedger;
 use mio::{Events, Poll, Registry};
 use orders::{Adopt, Lend, Orders};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -73,8 +74,13 @@ const FLUSH: Duration = Duration::from_millis(250);
 /// How long a turn may spend on questions about connections, and on what concerns each of them, beside the step that it is at.
 const SLICE: Duration = Duration::from_micros(50);
 
-/// A client that a busier worker accepted.
-pub type Handed = Accepted<Socket>;
+/// A client that another worker accepted.
+#[derive(Debug)]
+pub struct Handed {
+    accepted: Accepted<Socket>,
+    /// A descriptor for the backend's socket.
+    spare: OwnedFd,
+}
 
 /// A worker as its peers see it.
 #[derive(Debug)]
@@ -99,16 +105,16 @@ pub struct Peer {
 
 impl Peer {
     /// Gives it a client to serve; gives the client back if the worker is about to end, or its mailbox is full.
-    fn hand_over(&self, accepted: Accepted<Socket>) -> Result<(), Accepted<Socket>> {
+    fn hand_over(&self, client: Handed) -> Result<(), Handed> {
         if !self.arrivals.announce() {
-            return Err(accepted);
+            return Err(client);
         }
         self.connections.fetch_add(1, Ordering::Relaxed);
-        let Err(accepted) = self.mailbox.offer(accepted) else { return Ok(()) };
+        let Err(client) = self.mailbox.offer(client) else { return Ok(()) };
         self.arrivals.arrived();
         // The worker may have been about to end, and have seen this client on its way.
         self.mailbox.wake();
-        Err(accepted)
+        Err(client)
     }
 }
 
@@ -347,8 +353,9 @@ impl Worker {
     /// Serves up to so many clients that peers handed over.
     fn serve_handed(&mut self, most: usize) {
         for _ in 0..most {
-            let Ok(accepted) = self.mail.try_recv() else { return };
+            let Ok(Handed { accepted, spare }) = self.mail.try_recv() else { return };
             self.this().arrivals.arrived();
+            self.driver.net.spares.put(spare);
             match self.stopped {
                 Some(reason) => self.driver.turn_away(accepted, reason),
                 None => self.driver.serve_handed(accepted, &self.shared.snapshot),
@@ -433,7 +440,7 @@ impl Worker {
                 Turn::Client(accepted) => {
                     record_accepted(&mut self.driver.ledger, &accepted, now);
                     let kept = match self.host(accepted.transport, now) {
-                        Some(peer) => peer.hand_over(accepted).err(),
+                        Some(peer) => self.hand_over(accepted, peer).err(),
                         None => Some(accepted),
                     };
                     kept.into_iter().for_each(|accepted| self.driver.serve(accepted));
@@ -443,13 +450,23 @@ impl Worker {
         }
     }
 
-    /// The worker that is to serve a fresh connection instead of this one ([`host`]).
-    fn host(&mut self, transport: Transport, now: Tick) -> Option<&Peer> {
+    /// Gives a client to this peer; gives it back if no descriptor is left for its backend, or the peer takes none.
+    fn hand_over(&mut self, accepted: Accepted<Socket>, peer: usize) -> Result<(), Accepted<Socket>> {
+        let spares = &mut self.driver.net.spares;
+        let Some(spare) = spares.take() else { return Err(accepted) };
+        self.shared.peers[peer].hand_over(Handed { accepted, spare }).map_err(|Handed { accepted, spare }| {
+            spares.put(spare);
+            accepted
+        })
+    }
+
+    /// The number of the worker that is to serve a fresh connection instead of this one ([`host`]).
+    fn host(&mut self, transport: Transport, now: Tick) -> Option<usize> {
         let load = |peer: &Peer, connections| Load { connections, busy: peer.busy.load(Ordering::Relaxed) };
         let own = load(self.this(), self.driver.len());
         let (other, theirs) = (self.shared.peers.iter().enumerate())
             .filter(|(index, _)| *index != self.me)
-            .map(|(_, peer)| (peer, load(peer, peer.connections.load(Ordering::Relaxed))))
+            .map(|(index, peer)| (index, load(peer, peer.connections.load(Ordering::Relaxed))))
             .min_by_key(|(_, theirs)| theirs.connections)?;
         self.hosts.hands_over(own, theirs, transport, now).then_some(other)
     }
