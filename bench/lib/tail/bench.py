@@ -12,8 +12,8 @@ from .contenders import Listener, Plan, Running
 # read the CPU of the proxy at both ends of a measurement, and otherwise wait.
 OUR_PRIORITY, LOAD_PRIORITY, SERVER_PRIORITY, PROXY_PRIORITY = 23, 22, 21, 20
 CAPACITY_S = 2
-# The capacity is the highest of these shares of the closed loop's rate at which 99 % of the requests are answered within the bound, in
-# each of the runs. A closed loop has more work per turn than an open one, so its rate cannot be kept up.
+# The capacity is the highest of these shares of the closed loop's rate that is kept up. In each of the runs, 99 % of the requests are
+# answered within the bound. A closed loop has more work per turn than an open one, so its rate cannot be kept up.
 CAPACITY_RUNS = 2
 CAPACITY_SHARES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
 CAPACITY_BOUND_US = 10_000
