@@ -53,6 +53,11 @@ impl<T> Mailbox<T> {
         sent
     }
 
+    /// How many messages wait.
+    pub fn waiting(&self) -> usize {
+        self.sender.len()
+    }
+
     /// Wakes the owner without a message.
     pub fn wake(&self) {
         wake(&self.waker);

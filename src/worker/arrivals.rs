@@ -26,6 +26,11 @@ impl Arrivals {
         self.0.fetch_sub(1, Ordering::SeqCst);
     }
 
+    /// Has the worker ended?
+    pub(super) fn is_closed(&self) -> bool {
+        self.0.load(Ordering::Relaxed) & CLOSED != 0
+    }
+
     /// Ends, unless a client is on its way.
     pub(super) fn close(&self) -> bool {
         self.0.compare_exchange(0, CLOSED, Ordering::SeqCst, Ordering::SeqCst).is_ok()

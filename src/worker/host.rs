@@ -3,12 +3,15 @@
 //! The kernel spreads connections over the workers by a hash. That is even except for chance, which is large among few connections.
 //! Once in eight times, one of two workers gets all four streams of a client. They share its core then, while another core idles.
 //!
-//! | this worker | the peer with the fewest connections | the peer serves it |
+//! | this worker | a peer | the peer serves it |
 //! |---|---|---|
 //! | has no time left | idles | always |
 //! | has far more connections | is busy or not | always |
 //! | has a few more connections | is not clearly busier | at most [`EVENED_OUT`] times a second |
 //! | alone listens on this socket | has fewer connections | always |
+//! | – | has ended, or reads no mail | never |
+//!
+//! Among several such peers, the one with the fewest connections serves it. A client on its way counts as a connection.
 //!
 //! A hand-over costs a message and the wake-up of a thread. A connection that stays for a second repays it, a short one does
 //! not. The bound decides: of thousands of short connections a second it lets few be handed over, of a few long ones all that are
@@ -16,6 +19,7 @@
 
 use super::driver::Transport;
 use crate::base::Tick;
+use std::cmp::Reverse;
 use std::time::Duration;
 
 /// A worker that is busy for more than this share of its time, in percent, has no time left,
@@ -36,9 +40,14 @@ const BUSIER: u32 = 10;
 const EVENED_OUT: u32 = 64;
 const PERIOD: Duration = Duration::from_secs(1);
 
+/// A worker that has read no mail for so long, although there is some, stands still. Its turns are shorter by far, and it waits less
+/// for a core.
+pub(super) const STANDS_STILL: Duration = Duration::from_millis(100);
+
 /// How much a worker has to do.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Load {
+    /// Those that it has, and those on their way to it.
     pub connections: usize,
     /// How much of the last moment it was at work, in percent.
     pub busy: u32,
@@ -52,18 +61,25 @@ pub(super) struct Hosts {
     since: Tick,
 }
 
+/// What a hand-over brings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Gain {
+    Small,
+    Large,
+}
+
 impl Hosts {
-    /// Whether the peer is to serve a connection that this worker has accepted.
-    pub(super) fn hands_over(&mut self, own: Load, peer: Load, transport: Transport, now: Tick) -> bool {
-        if transport == Transport::Unix {
-            return own.connections > peer.connections;
-        }
-        let is_strained = own.busy > BUSY && peer.busy < IDLE;
-        if is_strained || own.connections > peer.connections + FAR_FEWER + peer.connections / 2 {
-            return true;
-        }
-        let has_fewer = own.connections > peer.connections + own.connections / SLACK;
-        has_fewer && peer.busy <= own.busy + BUSIER && self.may_even_out(now)
+    /// Which of these peers is to serve a connection that this worker has accepted; `None`: it serves the connection itself.
+    pub(super) fn choose(
+        &mut self,
+        own: Load,
+        peers: impl Iterator<Item = (usize, Load)>,
+        transport: Transport,
+        now: Tick,
+    ) -> Option<usize> {
+        let gains = peers.filter_map(|(number, peer)| Some((gain(own, peer, transport)?, peer.connections, number)));
+        let (gain, _, number) = gains.max_by_key(|(gain, connections, _)| (*gain, Reverse(*connections)))?;
+        (gain == Gain::Large || self.may_even_out(now)).then_some(number)
     }
 
     fn may_even_out(&mut self, now: Tick) -> bool {
@@ -76,6 +92,18 @@ impl Hosts {
     }
 }
 
+fn gain(own: Load, peer: Load, transport: Transport) -> Option<Gain> {
+    if transport == Transport::Unix {
+        return (own.connections > peer.connections).then_some(Gain::Large);
+    }
+    let is_strained = own.busy > BUSY && peer.busy < IDLE;
+    if is_strained || own.connections > peer.connections + FAR_FEWER + peer.connections / 2 {
+        return Some(Gain::Large);
+    }
+    let has_fewer = own.connections > peer.connections + own.connections / SLACK;
+    (has_fewer && peer.busy <= own.busy + BUSIER).then_some(Gain::Small)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -85,9 +113,29 @@ mod tests {
         Load { connections, busy }
     }
 
+    impl Hosts {
+        /// Whether the one peer serves a connection.
+        fn hands_over(&mut self, own: Load, peer: Load, transport: Transport, now: Tick) -> bool {
+            self.choose(own, std::iter::once((1, peer)), transport, now).is_some()
+        }
+    }
+
     /// What becomes of one connection, at a worker that has handed over none.
     fn hands_over(own: Load, peer: Load, transport: Transport) -> bool {
         Hosts::default().hands_over(own, peer, transport, Tick::default())
+    }
+
+    #[test]
+    fn of_several_peers_the_one_with_the_fewest_connections_serves_it_unless_it_is_busier() {
+        let choose = |own, peers: &[Load]| {
+            let peers = peers.iter().copied().zip(1..).map(|(load, number)| (number, load));
+            Hosts::default().choose(own, peers, Tcp, Tick::default())
+        };
+        assert_eq!(choose(load(5, 10), &[load(4, 10), load(2, 10), load(3, 10)]), Some(2));
+        assert_eq!(choose(load(5, 10), &[load(4, 10), load(2, 80), load(3, 10)]), Some(3));
+        assert_eq!(choose(load(5, 95), &[load(2, 80), load(9, 10)]), Some(2), "it has time");
+        assert_eq!(choose(load(5, 10), &[load(5, 10), load(9, 10)]), None);
+        assert_eq!(choose(load(5, 10), &[]), None, "it is alone");
     }
 
     #[test]

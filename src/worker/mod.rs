@@ -46,7 +46,7 @@ use accept::{Acceptor, Turn};
 use arrivals::Arrivals;
 use crossbeam_channel::Receiver;
 use driver::{Accepted, Driver, Transport};
-use host::{Hosts, Load};
+use host::{Hosts, Load, STANDS_STILL};
 use kernel::Kernel;
 use ledger::WorkerLedger;
 use mio::{Events, Poll, Registry};
@@ -89,8 +89,10 @@ pub struct Peer {
     pub mailbox: Mailbox<Handed>,
     /// Orders from control, the prober and the admin API.
     pub orders: Slot<Orders>,
-    /// Connections it has, or is about to have.
+    /// Connections it has; those in the mailbox come on top.
     pub connections: AtomicUsize,
+    /// When a client came into the empty mailbox.
+    waits_since: AtomicU64,
     /// How much of the last moment it was at work, in percent.
     pub busy: AtomicU32,
     /// The sequence of the last number that it gave to a connection.
@@ -105,16 +107,29 @@ pub struct Peer {
 
 impl Peer {
     /// Gives it a client to serve; gives the client back if the worker is about to end, or its mailbox is full.
-    fn hand_over(&self, client: Handed) -> Result<(), Handed> {
+    fn hand_over(&self, client: Handed, now: Tick) -> Result<(), Handed> {
         if !self.arrivals.announce() {
             return Err(client);
         }
-        self.connections.fetch_add(1, Ordering::Relaxed);
+        if self.mailbox.waiting() == 0 {
+            self.waits_since.store(now.0, Ordering::Relaxed);
+        }
         let Err(client) = self.mailbox.offer(client) else { return Ok(()) };
         self.arrivals.arrived();
         // The worker may have been about to end, and have seen this client on its way.
         self.mailbox.wake();
         Err(client)
+    }
+
+    /// How much it has to do; `None` if it has ended or stands still.
+    fn load(&self, now: Tick) -> Option<Load> {
+        let waiting = self.mailbox.waiting();
+        let stands_still = waiting > 0 && now - Tick(self.waits_since.load(Ordering::Relaxed)) > STANDS_STILL;
+        if stands_still || self.arrivals.is_closed() {
+            return None;
+        }
+        let connections = self.connections.load(Ordering::Relaxed) + waiting;
+        Some(Load { connections, busy: self.busy.load(Ordering::Relaxed) })
     }
 }
 
@@ -164,6 +179,7 @@ pub fn prepare() -> io::Result<(Prepared, Peer)> {
             mailbox,
             orders,
             connections: AtomicUsize::new(0),
+            waits_since: AtomicU64::new(0),
             busy: AtomicU32::new(0),
             given: AtomicU64::new(0),
             moved: AtomicU64::new(0),
@@ -295,7 +311,7 @@ impl Worker {
 
     /// Publishes how many connections it has and, now and then, its byte counters and how busy it is.
     fn publish(&mut self, now: Tick) {
-        self.this().connections.store(self.driver.len(), Ordering::Relaxed);
+        self.publish_len();
         self.this().given.store(self.driver.last_sequence(), Ordering::Relaxed);
         if self.driver.has_unflushed() {
             self.this().moved.store(now.0, Ordering::Relaxed);
@@ -308,6 +324,10 @@ impl Worker {
             let busy = if self.driver.is_empty() { 0 } else { self.utilization.busy(now) };
             self.this().busy.store(busy, Ordering::Relaxed);
         }
+    }
+
+    fn publish_len(&self) {
+        self.this().connections.store(self.driver.len(), Ordering::Relaxed);
     }
 
     /// Wakes all workers if a limit that stopped some of them has room again.
@@ -360,6 +380,7 @@ impl Worker {
                 Some(reason) => self.driver.turn_away(accepted, reason),
                 None => self.driver.serve_handed(accepted, &self.shared.snapshot),
             }
+            self.publish_len();
         }
     }
 
@@ -440,7 +461,7 @@ impl Worker {
                 Turn::Client(accepted) => {
                     record_accepted(&mut self.driver.ledger, &accepted, now);
                     let kept = match self.host(accepted.transport, now) {
-                        Some(peer) => self.hand_over(accepted, peer).err(),
+                        Some(peer) => self.hand_over(accepted, peer, now).err(),
                         None => Some(accepted),
                     };
                     kept.into_iter().for_each(|accepted| self.driver.serve(accepted));
@@ -451,10 +472,10 @@ impl Worker {
     }
 
     /// Gives a client to this peer; gives it back if no descriptor is left for its backend, or the peer takes none.
-    fn hand_over(&mut self, accepted: Accepted<Socket>, peer: usize) -> Result<(), Accepted<Socket>> {
+    fn hand_over(&mut self, accepted: Accepted<Socket>, peer: usize, now: Tick) -> Result<(), Accepted<Socket>> {
         let spares = &mut self.driver.net.spares;
         let Some(spare) = spares.take() else { return Err(accepted) };
-        self.shared.peers[peer].hand_over(Handed { accepted, spare }).map_err(|Handed { accepted, spare }| {
+        self.shared.peers[peer].hand_over(Handed { accepted, spare }, now).map_err(|Handed { accepted, spare }| {
             spares.put(spare);
             accepted
         })
@@ -462,13 +483,11 @@ impl Worker {
 
     /// The number of the worker that is to serve a fresh connection instead of this one ([`host`]).
     fn host(&mut self, transport: Transport, now: Tick) -> Option<usize> {
-        let load = |peer: &Peer, connections| Load { connections, busy: peer.busy.load(Ordering::Relaxed) };
-        let own = load(self.this(), self.driver.len());
-        let (other, theirs) = (self.shared.peers.iter().enumerate())
-            .filter(|(index, _)| *index != self.me)
-            .map(|(index, peer)| (index, load(peer, peer.connections.load(Ordering::Relaxed))))
-            .min_by_key(|(_, theirs)| theirs.connections)?;
-        self.hosts.hands_over(own, theirs, transport, now).then_some(other)
+        let busy = self.this().busy.load(Ordering::Relaxed);
+        let own = Load { connections: self.driver.len() + self.mail.len(), busy };
+        let others = self.shared.peers.iter().enumerate().filter(|(number, _)| *number != self.me);
+        let loads = others.filter_map(|(number, peer)| Some((number, peer.load(now)?)));
+        self.hosts.choose(own, loads, transport, now)
     }
 }
 
