@@ -20,6 +20,7 @@
 //! | `lease` | the right to use a backend, counted while it lives |
 //! | `forwarded` | connections that the kernel carries to a backend |
 //! | `standing` | which backends may be used |
+//! | [`mod@queue_order`] | which worker's queue has the client that waits longest |
 //! | `serving` | whether a pool has a usable backend, as it was last reported |
 //! | `source_addresses` | the local addresses that connections to backends come from |
 //! | `warm` | the warm connections of a backend |
@@ -37,6 +38,7 @@ mod note;
 mod occupancy;
 mod pick;
 mod published;
+pub mod queue_order;
 pub mod reset_order;
 mod routing;
 mod serving;
@@ -56,6 +58,7 @@ pub use next::{Resolved, SnapshotPlan, build, next, same_endpoints, without_back
 pub use note::Note;
 pub use pick::PickError;
 pub use published::{LastReload, Published, Standings};
+pub use queue_order::QueueOrder;
 pub use reset_order::{ResetOrder, ResetScope};
 pub use routing::{RouteLabel, Routing, Target};
 pub use snapshot::{BoundAddress, BoundAddressId, Listener, Member, Pool, Snapshot};

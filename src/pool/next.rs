@@ -300,6 +300,7 @@ impl<'a> Successor<'a> {
             last_resort_mask: bits(|old| &old.last_resort_mask),
             serving: self.old.map(|old| old.serving.clone()).unwrap_or_default(),
             totals: self.totals.clone(),
+            queue_order: self.old.map(|old| old.queue_order.clone()).unwrap_or_default(),
             sources: SourceAddresses::next(self.old.map(|old| &old.sources), self.settings.source.listed()),
             settings_generation: self.settings_generation(),
             primary: self.balance(self.old.map(|old| &*old.primary), &tier(false)),

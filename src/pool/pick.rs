@@ -12,7 +12,7 @@ pub enum PickError {
     AllDown,
     /// Some are up, but each has reached its `max_connections`.
     AllFull,
-    /// Other clients of the worker wait for a backend of the pool. The pool itself never answers this.
+    /// Other clients wait for a backend of the pool. The pool itself never answers this.
     OthersWait,
 }
 

@@ -1,6 +1,7 @@
 //! The immutable picture of all pools that workers and prober use.
 
 use super::occupancy::Occupancy;
+use super::queue_order::QueueOrder;
 use super::serving::Serving;
 use super::source_addresses::SourceAddresses;
 use super::{Backend, Lease, Routing, Standing, Tried};
@@ -134,6 +135,8 @@ pub struct Pool {
     pub last_resort_mask: AtomicBits,
     /// Its counters; they survive snapshots that keep the name.
     pub totals: Arc<PoolTotals>,
+    /// Which of the clients that wait for a backend has its turn.
+    pub queue_order: Arc<QueueOrder>,
     /// The local addresses that `source` lists.
     pub sources: SourceAddresses,
     /// The generation since which all settings but the backends are as they are now.

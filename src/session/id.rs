@@ -34,6 +34,11 @@ impl ConnectionIds {
         ConnectionIds { worker: worker as u64 % WORKERS, given: begin % SEQUENCES }
     }
 
+    /// The number of the worker.
+    pub fn worker(&self) -> usize {
+        self.worker as usize
+    }
+
     /// The last sequence that was given.
     pub fn given(&self) -> u64 {
         self.given

@@ -164,7 +164,7 @@ impl<N: Net, L: Ledger> Driver<N, L> {
             small_at: OptionalTick::NONE,
             dirty: Vec::new(),
             flushing: Vec::new(),
-            queues: Queues::default(),
+            queues: Queues::new(ids.worker()),
             fired: Vec::new(),
             late: false,
             sweeps: Sweeps::default(),

@@ -282,6 +282,7 @@ impl Worker {
             self.publish(now);
             self.driver.ledger.tend(now);
             self.wake_for_room();
+            self.wake_called();
             if self.acceptor.is_closed() && self.driver.is_empty() && self.this().arrivals.close() {
                 self.this().heartbeat.end();
                 return Ok(self.driver.ledger.ended());
@@ -344,6 +345,12 @@ impl Worker {
         }
     }
 
+    /// Wakes the workers whose clients wait longer for a backend that may have room.
+    fn wake_called(&mut self) {
+        let peers = &self.shared.peers;
+        self.driver.take_called().filter_map(|worker| peers.get(worker)).for_each(|peer| peer.mailbox.wake());
+    }
+
     /// Has every socket that was ready had a turn? In a long pause (the process was stopped, the machine froze), a deadline
     /// may pass while bytes of that connection wait. They may come in a later batch, and must be read first. The kernel reports ready
     /// sockets in turn, so after as many full batches as there are sockets none is left from before.
@@ -361,8 +368,9 @@ impl Worker {
     }
 
     fn read_mail(&mut self) {
-        // A wake without a client means that there is room again.
+        // A wake without a client means that there is room again, for clients that are not accepted or wait for a backend.
         self.acceptor.resume();
+        self.driver.look_at_queues();
         if let Some(depart) = self.this().orders.take().and_then(|orders| self.carry_out(orders)) {
             // A client that a peer handed over before counts among those that are left.
             self.serve_handed(MAILBOX);

@@ -1,22 +1,24 @@
 //! Clients that wait for a backend: a queue per pool, at each worker.
 //!
 //! With `no_backend = "wait D"`, a client without a backend is not reset. It waits here until a backend is usable or its
-//! time has passed (the session's deadline, not the queue's). While a client waits for a pool, no later client of this
-//! worker chooses a backend there.
+//! time has passed (the session's deadline, not the queue's). While a client waits for a pool at any worker, no later client chooses a
+//! backend there.
 //!
 //! # Turns
 //!
-//! Within a worker, clients are served in the order of their arrival. The worker looks at the queue
+//! Clients are served in the order of their arrival: within a worker exactly, and among workers within
+//! a few milliseconds ([`QueueOrder`]). A worker looks at its queue
 //!
 //! * as soon as a connection of this worker and pool has ended: there may be room;
 //! * as soon as one has been connected: a backend may serve again;
+//! * as soon as another worker that finds one of both calls it, because its client waits longer;
 //! * when the pool gets a successor, or the listener another pool, for which the clients then wait;
-//! * every [`LOOK`] otherwise. So it finds a backend that came up, or that has room since another worker's connection ended.
-//!   A look costs one choice per pool, and no thread has to know which client waits where.
+//! * every [`LOOK`] otherwise. So it finds a backend that came up. A look costs one choice per pool, and no thread has to know which
+//!   client waits where.
 //!
 //! A [`Look`] serves the clients in front until one finds no backend again (it stays in front): the others would find none
-//! either. It serves at most [`SERVED`] clients, so that a thousand of them do not all dial a dead backend at once. The next
-//! ones follow when the first are connected, or at the next look.
+//! either. It ends as well where a client of another worker waits longer. It serves at most [`SERVED`] clients, so that a thousand of
+//! them do not all dial a dead backend at once. The next ones follow when the first are connected, or at the next look.
 //!
 //! # The bound
 //!
@@ -26,6 +28,7 @@
 use crate::base::Tick;
 use crate::base::slots::Key;
 use crate::pool::Pool;
+use crate::pool::queue_order::Turn;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -40,9 +43,21 @@ const SERVED: usize = 32;
 /// All queues of a worker; only those with a client in them exist.
 #[derive(Debug, Default)]
 pub(super) struct Queues {
+    /// The number of the worker.
+    worker: usize,
     queues: Vec<Queue>,
     /// The client that has left its queue for a moment, and may come back.
-    returning: Option<(Key, Position)>,
+    returning: Option<(Waiter, Position)>,
+    /// Workers to be woken: their clients wait longer.
+    called: Vec<usize>,
+}
+
+/// A client that waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Waiter {
+    pub key: Key,
+    /// When it came into a queue.
+    pub since: Tick,
 }
 
 /// Where a client goes in its queue.
@@ -59,7 +74,7 @@ enum Position {
 #[derive(Debug)]
 struct Queue {
     pool: Arc<Pool>,
-    keys: VecDeque<Key>,
+    waiters: VecDeque<Waiter>,
     /// When the worker looks at it next.
     look: Tick,
 }
@@ -70,68 +85,109 @@ pub(super) struct Look {
     pools: VecDeque<Arc<Pool>>,
     /// Clients of the first pool that have had their turns.
     served: usize,
+    now: Tick,
 }
 
 impl Queues {
+    /// Those of the worker with this number.
+    pub fn new(worker: usize) -> Queues {
+        Queues { worker, ..Queues::default() }
+    }
+
     /// Whether this client may choose a backend: it has its turn, or no other client waits for this pool.
     pub fn may_choose(&self, pool: &Arc<Pool>, key: Key) -> bool {
-        self.returning == Some((key, Position::Front)) || !self.is_waited_for(pool)
+        let has_turn = |(waiter, position): (Waiter, _)| waiter.key == key && position == Position::Front;
+        self.returning.is_some_and(has_turn) || pool.totals.waiting.load(Ordering::Relaxed) == 0
     }
 
-    fn is_waited_for(&self, pool: &Arc<Pool>) -> bool {
-        self.queues.iter().any(|queue| Arc::ptr_eq(&queue.pool, pool))
-    }
-
-    /// Puts a client into the queue of this pool; how many are before it. `None`: the queue is full.
+    /// Puts a client into the queue of this pool; how many of this worker are before it. `None`: the queue is full.
     pub fn join(&mut self, pool: &Arc<Pool>, key: Key, now: Tick) -> Option<u32> {
-        let returning = self.returning.filter(|(returning, _)| *returning == key);
-        let position = returning.map_or(Position::Back, |(_, position)| position);
+        let returning = self.returning.filter(|(waiter, _)| waiter.key == key);
+        let (waiter, position) = returning.unwrap_or((Waiter { key, since: now }, Position::Back));
         if position == Position::Back && self.waiting(pool) >= pool.settings.max_queue as usize {
             return None;
         }
         let mut ahead = 0;
         match self.of(pool) {
-            None => self.queues.push(Queue { pool: pool.clone(), keys: VecDeque::from([key]), look: now + LOOK }),
-            Some(queue) if position == Position::Front => queue.keys.push_front(key),
+            None => {
+                let waiters = VecDeque::from([waiter]);
+                self.queues.push(Queue { pool: pool.clone(), waiters, look: now + LOOK });
+            }
+            Some(queue) if position == Position::Front => queue.waiters.push_front(waiter),
             Some(queue) => {
-                ahead = u32::try_from(queue.keys.len()).unwrap_or(u32::MAX);
-                queue.keys.push_back(key);
+                ahead = u32::try_from(queue.waiters.len()).unwrap_or(u32::MAX);
+                queue.waiters.push_back(waiter);
             }
         }
         pool.totals.waiting.fetch_add(1, Ordering::Relaxed);
+        self.state_front(pool);
         Some(ahead)
     }
 
     /// How many clients wait for this pool, its predecessors and its successors: the next reload may bring them together.
     fn waiting(&self, pool: &Pool) -> usize {
-        let same = self.queues.iter().filter(|queue| queue.pool.settings.name == pool.settings.name);
-        same.map(|queue| queue.keys.len()).sum()
+        self.same(pool).map(|queue| queue.waiters.len()).sum()
+    }
+
+    fn same(&self, pool: &Pool) -> impl Iterator<Item = &Queue> {
+        self.queues.iter().filter(|queue| queue.pool.settings.name == pool.settings.name)
     }
 
     /// All clients, those of a queue in the order in which they wait.
     pub fn keys(&self) -> impl Iterator<Item = Key> {
-        self.queues.iter().flat_map(|queue| queue.keys.iter().copied())
+        self.queues.iter().flat_map(|queue| queue.waiters.iter().map(|waiter| waiter.key))
     }
 
     /// Removes a client whose connection has ended or leaves the worker.
     pub fn leave(&mut self, pool: &Arc<Pool>, key: Key) {
-        if let Some(queue) = self.of(pool) {
-            let before = queue.keys.len();
-            queue.keys.retain(|other| *other != key);
-            queue.left(before - queue.keys.len());
-        }
-        self.queues.retain(|queue| !queue.keys.is_empty());
+        let Some(queue) = self.of(pool) else { return };
+        let before = queue.waiters.len();
+        queue.waiters.retain(|waiter| waiter.key != key);
+        queue.left(before - queue.waiters.len());
+        self.changed(pool);
+    }
+
+    /// Clients have left the queue of this pool.
+    fn changed(&mut self, pool: &Pool) {
+        self.queues.retain(|queue| !queue.waiters.is_empty());
+        self.state_front(pool);
+    }
+
+    /// Other workers see how long the client in front waits.
+    fn state_front(&self, pool: &Pool) {
+        let front = self.same(pool).filter_map(|queue| queue.waiters.front()).map(|waiter| waiter.since).min();
+        pool.queue_order.state(self.worker, front);
     }
 
     /// There may be a backend for the clients of this pool, or for those of its successor. A relay keeps the pool that it
     /// began with.
-    pub fn hint(&mut self, pool: &Pool) {
+    pub fn hint(&mut self, pool: &Pool, now: Tick) {
+        if pool.totals.waiting.load(Ordering::Relaxed) == 0 || !self.has_turn(pool, now) {
+            return;
+        }
         for queue in self.queues.iter_mut().filter(|queue| queue.pool.settings.name == pool.settings.name) {
             queue.look = Tick(0);
         }
     }
 
-    /// The same for all pools.
+    /// Whether the client in front of this worker's queue is the next one. Otherwise that worker is called whose client is.
+    fn has_turn(&mut self, pool: &Pool, now: Tick) -> bool {
+        match pool.queue_order.turn(self.worker, now) {
+            Turn::Own => true,
+            Turn::Wake(worker) => {
+                self.called.push(worker);
+                false
+            }
+            Turn::Called | Turn::None => false,
+        }
+    }
+
+    /// The workers to be woken since the last call.
+    pub fn take_called(&mut self) -> impl Iterator<Item = usize> {
+        self.called.drain(..)
+    }
+
+    /// The same as [`Queues::hint`], for all pools.
     pub fn hint_all(&mut self) {
         self.queues.iter_mut().for_each(|queue| queue.look = Tick(0));
     }
@@ -146,24 +202,26 @@ impl Queues {
         let mut pools = VecDeque::new();
         for queue in self.queues.iter_mut().filter(|queue| queue.look <= now) {
             queue.look = now + LOOK;
+            queue.pool.queue_order.looks(self.worker);
             pools.push_back(queue.pool.clone());
         }
-        Look { pools, served: 0 }
+        Look { pools, served: 0, now }
     }
 
     /// Ends the last client's turn, and takes the next client out of its queue for its turn.
     pub fn next_turn(&mut self, look: &mut Look) -> Option<Key> {
-        let last = self.returning.take().map(|(key, _)| key);
+        let last = self.returning.take().map(|(waiter, _)| waiter.key);
         while let Some(pool) = look.pools.front() {
-            let front = self.of(pool).and_then(|queue| queue.keys.front().copied());
+            let front = self.of(pool).and_then(|queue| queue.waiters.front()).map(|waiter| waiter.key);
             let found_none = front.is_some() && front == last;
             if look.served < SERVED
                 && !found_none
-                && let Some(key) = self.pop(pool)
+                && self.has_turn(pool, look.now)
+                && let Some(waiter) = self.pop(pool)
             {
                 look.served += 1;
-                self.returning = Some((key, Position::Front));
-                return Some(key);
+                self.returning = Some((waiter, Position::Front));
+                return Some(waiter.key);
             }
             look.pools.pop_front();
             look.served = 0;
@@ -171,26 +229,29 @@ impl Queues {
         None
     }
 
-    fn pop(&mut self, pool: &Arc<Pool>) -> Option<Key> {
+    fn pop(&mut self, pool: &Arc<Pool>) -> Option<Waiter> {
         let queue = self.of(pool)?;
-        let key = queue.keys.pop_front();
-        queue.left(usize::from(key.is_some()));
-        self.queues.retain(|queue| !queue.keys.is_empty());
-        key
+        let waiter = queue.waiters.pop_front();
+        queue.left(usize::from(waiter.is_some()));
+        self.changed(pool);
+        waiter
     }
 
     /// Removes all clients, in the order in which they wait: the next snapshot decides where they go.
-    pub fn take_all(&mut self) -> VecDeque<Key> {
+    pub fn take_all(&mut self) -> VecDeque<Waiter> {
         let queues = std::mem::take(&mut self.queues);
-        queues.iter().for_each(|queue| queue.left(queue.keys.len()));
-        queues.into_iter().flat_map(|queue| queue.keys).collect()
+        for queue in &queues {
+            queue.left(queue.waiters.len());
+            queue.pool.queue_order.state(self.worker, None);
+        }
+        queues.into_iter().flat_map(|queue| queue.waiters).collect()
     }
 
     /// The next of the clients that [`Queues::take_all`] gave. It has a place in any queue until the next call.
-    pub fn next_moved(&mut self, clients: &mut VecDeque<Key>) -> Option<Key> {
-        let key = clients.pop_front();
-        self.returning = key.map(|key| (key, Position::Moved));
-        key
+    pub fn next_moved(&mut self, clients: &mut VecDeque<Waiter>) -> Option<Key> {
+        let waiter = clients.pop_front();
+        self.returning = waiter.map(|waiter| (waiter, Position::Moved));
+        waiter.map(|waiter| waiter.key)
     }
 
     fn of(&mut self, pool: &Arc<Pool>) -> Option<&mut Queue> {
@@ -218,6 +279,10 @@ mod tests {
 
     fn key(slot: u32) -> Key {
         Key { slot, generation: 0 }
+    }
+
+    fn waiter(slot: u32) -> Waiter {
+        Waiter { key: key(slot), since: Tick(0) }
     }
 
     fn waiting(pool: &Pool) -> usize {
@@ -287,7 +352,7 @@ mod tests {
         assert!(queues.look(Tick(0)).pools.is_empty());
         assert_eq!(queues.look(Tick(0) + LOOK).pools.len(), 1);
         assert!(queues.look(Tick(0) + LOOK).pools.is_empty());
-        queues.hint(&pool);
+        queues.hint(&pool, Tick(0) + LOOK);
         assert_eq!(queues.look(Tick(0) + LOOK).pools.len(), 1);
     }
 
@@ -298,7 +363,7 @@ mod tests {
             queues.join(&pools[pool], key(slot), Tick(0));
         }
         let mut clients = queues.take_all();
-        assert_eq!(clients, [key(1), key(3), key(2)]);
+        assert_eq!(clients.iter().map(|waiter| waiter.key).collect::<Vec<_>>(), [key(1), key(3), key(2)]);
         assert!(pools.iter().all(|pool| queues.may_choose(pool, key(9))) && queues.next_look().is_none());
         while let Some(client) = queues.next_moved(&mut clients) {
             assert!(queues.join(&pools[1], client, Tick(0)).is_some());
@@ -312,7 +377,7 @@ mod tests {
         let most = pool.settings.max_queue;
         let mut queues = queued(&pool, most);
         assert!(queues.join(&pool, key(u32::MAX), Tick(0)).is_none());
-        assert_eq!(queues.next_moved(&mut [key(u32::MAX - 1)].into()), Some(key(u32::MAX - 1)));
+        assert_eq!(queues.next_moved(&mut [waiter(u32::MAX - 1)].into()), Some(key(u32::MAX - 1)));
         assert!(queues.join(&pool, key(u32::MAX), Tick(0)).is_none(), "another client");
         assert!(queues.join(&pool, key(u32::MAX - 1), Tick(0)).is_some());
         let mut look = queues.look(Tick(0) + LOOK);

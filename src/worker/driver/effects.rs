@@ -77,7 +77,7 @@ impl<N: Net, L: Ledger> Executor<'_, N, L> {
                 Answer::Input(self.sockets.hold_preamble(&preamble, self.net, self.relay_resources))
             }
             Effect::Relay { pool } => {
-                self.queues.hint(pool);
+                self.queues.hint(pool, self.now);
                 let after = KEEP_ALIVE_AFTER.min(self.net.dead_peer_timeout() / 2);
                 *self.keep_alive_at = (self.now + after).into();
                 Answer::Last(Then::Relay)
@@ -132,7 +132,7 @@ impl<N: Net, L: Ledger> Executor<'_, N, L> {
         }
         self.ledger.record(Fact::Closed(record), self.now);
         self.queues.leave(&record.pool, self.key);
-        self.queues.hint(&record.pool);
+        self.queues.hint(&record.pool, self.now);
     }
 }
 

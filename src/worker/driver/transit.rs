@@ -56,6 +56,7 @@ use crate::proto::sniff::Sniffer;
 use crate::relay::RelayBuffer;
 use crate::session::saved::Saved;
 use crate::session::{CloseReason, Direction, Input, Ledger, Route, Session, Side, Stage};
+use crate::worker::queue::Waiter;
 use crate::worker::token::Token;
 use std::collections::VecDeque;
 use std::fmt;
@@ -307,7 +308,7 @@ impl<N: Net, L: Ledger> Driver<N, L> {
 
     /// A step in which a client that waits joins its queue whatever its bound, as it does when a snapshot moves it.
     pub(super) fn step_moved(&mut self, key: Key, input: Input<'_>) {
-        let mut moved = VecDeque::from([key]);
+        let mut moved = VecDeque::from([Waiter { key, since: self.now }]);
         self.queues.next_moved(&mut moved);
         self.step(key, input);
         self.queues.next_moved(&mut moved);

@@ -11,4 +11,14 @@ impl<N: Net, L: Ledger> Driver<N, L> {
             self.step(key, Input::Turn);
         }
     }
+
+    /// Another worker may have called this one.
+    pub fn look_at_queues(&mut self) {
+        self.queues.hint_all();
+    }
+
+    /// The workers to be woken: their clients wait longer for a backend than those here.
+    pub fn take_called(&mut self) -> impl Iterator<Item = usize> {
+        self.queues.take_called()
+    }
 }

@@ -2,6 +2,7 @@
 //! several addresses of 127.0.0.0/8.
 
 mod file;
+mod queue;
 
 use crate::balancer::Balancer;
 use std::io::{Read, Write};
