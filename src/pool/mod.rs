@@ -58,7 +58,6 @@ pub use next::{Resolved, SnapshotPlan, build, next, same_endpoints, without_back
 pub use note::Note;
 pub use pick::PickError;
 pub use published::{LastReload, Published, Standings};
-pub use queue_order::QueueOrder;
 pub use reset_order::{ResetOrder, ResetScope};
 pub use routing::{RouteLabel, Routing, Target};
 pub use snapshot::{BoundAddress, BoundAddressId, Listener, Member, Pool, Snapshot};

@@ -7,7 +7,7 @@
 //! # Turns
 //!
 //! Clients are served in the order of their arrival: within a worker exactly, and among workers within
-//! a few milliseconds ([`QueueOrder`]). A worker looks at its queue
+//! a few milliseconds ([`crate::pool::queue_order`]). A worker looks at its queue
 //!
 //! * as soon as a connection of this worker and pool has ended: there may be room;
 //! * as soon as one has been connected: a backend may serve again;
@@ -130,7 +130,7 @@ impl Queues {
     }
 
     fn same(&self, pool: &Pool) -> impl Iterator<Item = &Queue> {
-        self.queues.iter().filter(|queue| queue.pool.settings.name == pool.settings.name)
+        self.queues.iter().filter(|queue| queue.is_of(pool))
     }
 
     /// All clients, those of a queue in the order in which they wait.
@@ -165,9 +165,7 @@ impl Queues {
         if pool.totals.waiting.load(Ordering::Relaxed) == 0 || !self.has_turn(pool, now) {
             return;
         }
-        for queue in self.queues.iter_mut().filter(|queue| queue.pool.settings.name == pool.settings.name) {
-            queue.look = Tick(0);
-        }
+        self.queues.iter_mut().filter(|queue| queue.is_of(pool)).for_each(|queue| queue.look = Tick(0));
     }
 
     /// Whether the client in front of this worker's queue is the next one. Otherwise that worker is called whose client is.
@@ -260,6 +258,11 @@ impl Queues {
 }
 
 impl Queue {
+    /// Its pool is this one, a predecessor or a successor.
+    fn is_of(&self, pool: &Pool) -> bool {
+        self.pool.settings.name == pool.settings.name
+    }
+
     /// So many of its clients do not wait any more.
     fn left(&self, clients: usize) {
         self.pool.totals.waiting.fetch_sub(clients, Ordering::Relaxed);
